@@ -1,0 +1,106 @@
+"""What is checked, and in which environment. Each session has its own, made once and then reused.
+
+`nox` runs every session; `nox -s core -- tests/core/test_spec.py` runs one file of tests in seconds. Versions come
+from `constraints/`; `nox -s constraints` writes those files anew.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+import nox.virtualenv
+
+if not nox.virtualenv.HAS_UV:
+    raise SystemExit(
+        "nox found no uv, with which it makes the environment of every session. Install it beside nox "
+        "(pip install uv), or use `make test`, which brings both."
+    )
+
+nox.needs_version = ">=2025.11.12"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = True
+
+MLFLOW = "mlflow[auth]==3.17.2"
+"""The mlflow that mlproj is compared with: its command, its parser, its server with the basic-auth app."""
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+DEPENDENCIES: list[str] = PYPROJECT["project"]["dependencies"]
+GROUPS: dict[str, list[str]] = PYPROJECT["dependency-groups"]
+
+
+def install(session: nox.Session, *requirements: str, constraints: str = "core") -> None:
+    """Bring the session's environment to these requirements; nothing is fetched when it already meets them."""
+    session.install("--constraint", f"constraints/{constraints}.txt", *requirements)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, format, and the one-way imports between the rooms (contracts in pyproject.toml)."""
+    install(session, *GROUPS["lint"])
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-cache", silent=True, env={"PYTHONPATH": "src"})
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict type checks of the core, and of the programs beside it."""
+    install(session, *GROUPS["types"], *GROUPS["nox"], *DEPENDENCIES)
+    session.run("mypy")
+    session.run("mypy", "noxfile.py", "scripts")
+
+
+@nox.session(default=False)
+def mlflow(session: nox.Session) -> None:
+    """Make the environment with a full mlflow, which the tests compare with and start as a server."""
+    install(session, MLFLOW, constraints="mlflow")
+
+
+def mlflow_python(session: nox.Session) -> str:
+    """The interpreter of the environment that the session `mlflow` made."""
+    return str((Path(session.virtualenv.location).with_name("mlflow") / "bin" / "python").absolute())
+
+
+@nox.session(requires=["mlflow"])
+def core(session: nox.Session) -> None:
+    """Test mlproj_core as installed; arguments after `--` go to pytest."""
+    install(session, *GROUPS["test"], *DEPENDENCIES)
+    session.install("--no-deps", "--reinstall-package=mlproj", ".", silent=True)
+    session.run(
+        "pytest",
+        *(session.posargs or ["--numprocesses=2", "--dist=loadfile", "tests/core"]),
+        # Compiled modules are kept, whatever the caller says: without them every start of mlflow takes seconds longer.
+        env={"MLPROJ_TEST_MLFLOW_PYTHON": mlflow_python(session), "PYTHONDONTWRITEBYTECODE": None},
+    )
+
+
+@nox.session(default=False, requires=["mlflow"])
+def benchmark(session: nox.Session) -> None:
+    """Print what a step costs, against mlflow and the bare operation; arguments after `--` go to the benchmark."""
+    install(session, *DEPENDENCIES)
+    session.install("--no-deps", "--reinstall-package=mlproj", "--compile-bytecode", ".", silent=True)
+    session.run("python", "benchmarks/spine.py", "--mlflow", mlflow_python(session), *session.posargs)
+
+
+@nox.session(default=False)
+def constraints(session: nox.Session) -> None:
+    """Write constraints/*.txt anew, with the newest versions that go together."""
+    groups = [f"--group={group}" for group in GROUPS]
+    session.install(*GROUPS["nox"])
+    write_constraints(session, "core", "pyproject.toml", *groups)
+    requirements = Path(session.create_tmp(), "mlflow.in")
+    requirements.write_text(f"{MLFLOW}\n", encoding="utf-8")
+    write_constraints(session, "mlflow", str(requirements))
+
+
+def write_constraints(session: nox.Session, name: str, *sources: str) -> None:
+    """Resolve the sources for every supported Python, and keep nothing but names, versions and markers."""
+    resolved = session.run(
+        *("uv", "pip", "compile", "--quiet", "--universal", "--python-version=3.10"),
+        *("--no-annotate", "--no-header", "--no-emit-package=mlproj", *sources),
+        silent=True,
+    )
+    header = "# Versions that are tested together. Written by `nox -s constraints`; do not edit.\n"
+    Path("constraints", f"{name}.txt").write_text(f"{header}{resolved}", encoding="utf-8")
