@@ -1,0 +1,25 @@
+"""The format of MLflow Projects: MLproject, python_env.yaml and conda.yaml, read into plain values."""
+
+from __future__ import annotations
+
+from mlproj_core.spec.check import check_project
+from mlproj_core.spec.description import describe
+from mlproj_core.spec.environment import CondaEnvSpec, DatabricksSparkJobSpec, DockerEnvSpec, PythonEnvSpec
+from mlproj_core.spec.mlproject import load_project
+from mlproj_core.spec.problem import Problem
+from mlproj_core.spec.project import EntryPoint, EnvironmentSource, Parameter, Project
+
+__all__ = [
+    "CondaEnvSpec",
+    "DatabricksSparkJobSpec",
+    "DockerEnvSpec",
+    "EntryPoint",
+    "EnvironmentSource",
+    "Parameter",
+    "Problem",
+    "Project",
+    "PythonEnvSpec",
+    "check_project",
+    "describe",
+    "load_project",
+]

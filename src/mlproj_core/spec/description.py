@@ -1,0 +1,82 @@
+"""A project as one JSON value, for people and programs that want to know what it offers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from mlproj_core.errors import InvalidProject
+from mlproj_core.spec.environment import CondaEnvSpec
+from mlproj_core.spec.project import EntryPoint, Parameter, Project
+
+__all__ = ["describe"]
+
+
+def describe(project: Project) -> dict[str, Any]:
+    """A project as a JSON value.
+
+    Returns:
+        `name`, `directory`, `file`, `entry_points` (by name: `command`, `line`, `problems`, and `parameters` by name:
+        `type`, `declared_type`, `default`, `required`, `description`, `line`), `environment` (`kind`, `path` and what
+        it holds, or `problems` if its file cannot be used), `databricks_spark_job`, `warnings`.
+    """
+    return {
+        "name": project.name,
+        "directory": str(project.directory),
+        "file": str(project.path) if project.path is not None else None,
+        "entry_points": {name: _entry_point(entry_point) for name, entry_point in project.entry_points.items()},
+        "environment": _environment(project),
+        "databricks_spark_job": _plain(asdict(project.databricks_spark_job)) if project.databricks_spark_job else None,
+        "warnings": [problem.to_dict() for problem in project.warnings],
+    }
+
+
+def _entry_point(entry_point: EntryPoint) -> dict[str, Any]:
+    return {
+        "name": entry_point.name,
+        "command": entry_point.command,
+        "line": entry_point.line,
+        "parameters": {name: _parameter(parameter) for name, parameter in entry_point.parameters.items()},
+        "problems": [problem.to_dict() for problem in entry_point.command_problems()],
+    }
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "type": parameter.type,
+        "declared_type": parameter.declared_type,
+        # Of a list or mapping, the text that the command gets.
+        "default": str(parameter.default) if isinstance(parameter.default, (list, dict)) else _plain(parameter.default),
+        "required": parameter.required,
+        "description": parameter.description,
+        "line": parameter.line,
+    }
+
+
+def _environment(project: Project) -> dict[str, Any]:
+    source = project.environment_source
+    described: dict[str, Any] = {"kind": source.kind, "path": str(source.path) if source.path is not None else None}
+    try:
+        spec = project.environment
+    except InvalidProject as error:
+        return {**described, "problems": list(error.problems)}
+    if spec is None:
+        return described
+    content = {name: _plain(value) for name, value in asdict(spec).items() if name not in ("path", "problems")}
+    if isinstance(spec, CondaEnvSpec):
+        content["problems"] = [str(problem) for problem in spec.problems]
+    return {**described, **content}
+
+
+def _plain(value: Any) -> Any:
+    """A YAML value as JSON can hold it; what JSON lacks becomes its text."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if value - value == 0 else str(value)  # JSON knows no infinity
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return str(value)
