@@ -1,0 +1,13 @@
+"""Where a project comes from: a local directory or Git, made a directory at a known commit.
+
+`fetch` is the only way in and `Checkout` the only thing that comes out. Mirrors of remote repositories are kept in
+the cache directory; they save time and traffic, and nothing rests on them.
+"""
+
+from __future__ import annotations
+
+from mlproj_core.sources.checkout import Checkout
+from mlproj_core.sources.fetching import fetch
+from mlproj_core.sources.location import redact
+
+__all__ = ["Checkout", "fetch", "redact"]

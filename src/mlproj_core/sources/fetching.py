@@ -1,0 +1,124 @@
+"""Fetching: from a project's URI to its files at a known commit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from mlproj_core.errors import SourceError, UserError
+from mlproj_core.sources.checkout import Checkout
+from mlproj_core.sources.location import Location, bare_url
+from mlproj_core.sources.worktree import Repository
+from mlproj_core.status import Reason, ReasonCode
+
+__all__ = ["fetch"]
+
+
+def _silent(line: str) -> None:
+    """The report of a caller that wants none."""
+
+
+def fetch(
+    uri: str,
+    version: str | None = None,
+    *,
+    into: Path,
+    token: str | None = None,
+    report: Callable[[str], None] = _silent,
+) -> Checkout:
+    """Get the project that a URI names, at the version asked for.
+
+    A local directory without a version runs in place, as in MLflow. Everything else is a Git repository, whose
+    commit is checked out into a new directory below `into`; after an error nothing of it is left there.
+
+    Args:
+        uri: a local directory, a `file://` URI or a Git repository, each with an optional `#subdirectory`.
+        version: a branch, a tag or a commit (full, or its first 4 or more digits); None for the repository's
+            HEAD, or for a local directory as it is.
+        into: directory for checkouts; it is made when needed.
+        token: password or access token for an http(s) repository; before one in the URI, and before the variable
+            MLPROJ_GIT_TOKEN.
+        report: called with one line of text for each step that takes time.
+
+    Raises:
+        UserError: the URI, the version or the subdirectory cannot be meant.
+        SourceError: there is no such repository, version or subdirectory, or it cannot be reached; its
+            `reason.retryable` says whether a later try can help.
+    """
+    location = Location.parse(uri)
+    if location.revision is not None:
+        if version is not None and version != location.revision:
+            raise UserError(f"{location.uri} names the version {location.revision}, but {version} was asked for.")
+        version = location.revision
+    repository = Repository.containing(location.path) if location.path is not None else None
+    if (
+        location.path is not None
+        and version is None
+        and not location.forced_git
+        and not _is_bare(location.path, repository)
+    ):
+        return _in_place(location, location.path, repository)
+    from mlproj_core.sources.clone import check_out
+
+    return check_out(location, repository, version, into=into.absolute(), token=token, report=report)
+
+
+def _is_bare(path: Path, repository: Repository | None) -> bool:
+    return repository is not None and repository.work_tree is None and repository.git_dir == path
+
+
+def _in_place(location: Location, path: Path, repository: Repository | None) -> Checkout:
+    directory = project_directory(path, location)
+    commit = None
+    if repository is not None and (commit := repository.head()) is not None and repository.ignores(directory):
+        commit = None
+    url = repository.remote_url() if repository is not None else None
+    return Checkout(
+        directory=directory,
+        uri=location.uri,
+        source_name=source_name(location, repository),
+        commit=commit,
+        repo_url=bare_url(url) if url is not None else None,
+    )
+
+
+def source_name(location: Location, repository: Repository | None) -> str:
+    """Value of the tag `mlflow.source.name`, as MLflow's `_get_git_url_if_present` makes it.
+
+    For a `file://` URI MLflow makes it of the working directory and the URI joined, which names nothing; there it is
+    made as for the path.
+    """
+    path = location.path
+    is_path = "://" not in location.uri
+    if path is None or location.forced_git or (is_path and location.has_fragment):
+        return location.uri
+    if repository is not None and repository.work_tree is None:
+        return str(path) if is_path else location.uri
+    path = path / location.subdirectory
+    if repository is None:
+        return str(path)
+    below = path.relative_to(str(repository.work_tree)).as_posix()
+    return f"file://{repository.work_tree}" + (f"#{below}" if below != "." else "")
+
+
+def project_directory(root: Path, location: Location) -> Path:
+    """The project's directory below the root, after a look at where symbolic links lead.
+
+    Raises:
+        SourceError: there is no such directory.
+        UserError: a symbolic link leads out of the root.
+    """
+    if not location.subdirectory:
+        return root
+    directory = root / location.subdirectory
+    real_root = os.path.realpath(root)
+    if os.path.commonpath([real_root, os.path.realpath(directory)]) != real_root:
+        raise UserError(
+            f"{location.uri}: the subdirectory {location.subdirectory} is a symbolic link that leads out of the "
+            "project's root. Name the directory itself."
+        )
+    if not directory.is_dir():
+        message = f"{location.uri}: there is no subdirectory {location.subdirectory}."
+        raise SourceError(message, reason=Reason(ReasonCode.SOURCE, message))
+    return directory
