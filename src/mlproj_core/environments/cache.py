@@ -1,0 +1,273 @@
+"""The cache of environments: one directory for each, found by its key, made once, pruned when unused.
+
+    envs/<key>/                       the environment; complete once its marker is there
+    envs/.locks/<key>.build           held exclusively by whoever builds or removes it
+    envs/.locks/<key>.use             held shared by whoever uses it; its time of change is the last use
+
+A virtual environment cannot be moved, so it is built where it will stay, and the marker is written last. Whatever
+stands there without a marker was cut off, and the next builder removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mlproj_core.environments.environment import MARKER_NAME, EnvironmentInfo
+from mlproj_core.locations import cache_dir
+
+__all__ = ["Slot", "list_environments", "network_file_system", "prune_environments"]
+
+_REMOVED: Final = ".removed-"
+_STALE_LOCK_SECONDS: Final = 86_400.0
+_NETWORK_FILE_SYSTEMS: Final = frozenset(
+    {
+        "9p", "afs", "beegfs", "ceph", "cifs", "fuse.cephfs", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs",
+        "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb3", "smbfs",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of one environment in the cache, whether it is there or not.
+
+    Attributes:
+        key: digest of everything that decides the environment's content.
+    """
+
+    key: str
+
+    @property
+    def prefix(self) -> Path:
+        """The environment's directory."""
+        return _root() / self.key
+
+    @property
+    def marker(self) -> Path:
+        """The file that is written last."""
+        return self.prefix / MARKER_NAME
+
+    @property
+    def build_lock(self) -> Path:
+        """Locked exclusively by whoever builds or removes the environment."""
+        return _root() / ".locks" / f"{self.key}.build"
+
+    @property
+    def in_use_lock(self) -> Path:
+        """Locked shared by whoever uses the environment."""
+        return _root() / ".locks" / f"{self.key}.use"
+
+    def complete(self) -> bool:
+        """Whether the environment is there, and whole."""
+        return self.marker.is_file()
+
+    def touch(self) -> None:
+        """Note that the environment was asked for now."""
+        try:
+            os.utime(self.in_use_lock)
+        except FileNotFoundError:
+            self.in_use_lock.parent.mkdir(parents=True, exist_ok=True)
+            self.in_use_lock.touch()
+        except PermissionError:
+            pass  # a cache made ready by another user, and shared with this one: only its last use goes unnoted
+
+    @contextlib.contextmanager
+    def building(self, waiting: Callable[[], None]) -> Iterator[int]:
+        """Hold the exclusive right to build this environment.
+
+        Yields the lock's descriptor. A program that inherits it keeps the right until it has ended too, so that what a
+        killed builder leaves running never meets the next builder in one directory.
+
+        Args:
+            waiting: called once when another process holds the right, before waiting for it.
+        """
+        self.build_lock.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            descriptor = os.open(self.build_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                if not _try_exclusive(descriptor):
+                    waiting()
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if _is_same_file(descriptor, self.build_lock):
+                    yield descriptor
+                    return
+            finally:
+                os.close(descriptor)
+
+    def mark_complete(self, facts: Mapping[str, Any]) -> None:
+        """Write the marker: from now on the environment counts as there."""
+        draft = self.marker.with_suffix(".draft")
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump({"version": 1, "key": self.key, **facts}, file, indent=1)
+        draft.replace(self.marker)
+
+    def remove(self) -> None:
+        """Remove what is there, whole or half made. The caller holds the exclusive right to build."""
+        import shutil
+
+        self.marker.unlink(missing_ok=True)
+        shutil.rmtree(self.prefix, ignore_errors=True)
+        if self.prefix.exists():  # files of another user, or still being written
+            shutil.rmtree(self.prefix)
+
+    def info(self) -> EnvironmentInfo:
+        """What is known of the environment."""
+        facts = _facts(self.marker)
+        with contextlib.suppress(OSError):
+            facts["last_used"] = self.in_use_lock.stat().st_mtime
+        return EnvironmentInfo(
+            key=self.key,
+            manager=str(facts.get("manager", "")),
+            prefix=self.prefix,
+            python=str(facts.get("python", "")),
+            purpose=str(facts.get("purpose", "")),
+            created=float(facts.get("created", 0.0)),
+            last_used=float(facts.get("last_used", 0.0)),
+            in_use=_is_locked(self.in_use_lock),
+            complete=self.complete(),
+            editable=tuple(facts.get("editable", ())),
+        )
+
+
+def list_environments() -> list[EnvironmentInfo]:
+    """The environments in the cache, the one used last first."""
+    return sorted((slot.info() for slot in _slots()), key=lambda info: info.last_used, reverse=True)
+
+
+def prune_environments(
+    older_than: float | None = None, *, report: Callable[[str], None] = lambda line: None
+) -> list[EnvironmentInfo]:
+    """Remove environments that nobody uses now.
+
+    Removed whatever their age: those cut off while they were built, and those that point at a directory which is gone.
+
+    Args:
+        older_than: seconds since the last use that an environment must have been idle for; None for any.
+        report: is told of each environment that is removed, or left because it is in use.
+
+    Returns:
+        What was known of each environment that was removed.
+    """
+    removed = []
+    for slot in _slots():
+        info = slot.info()
+        dead = not info.complete or any(not Path(place).is_dir() for place in info.editable)
+        if older_than is not None and not dead and time.time() - info.last_used < older_than:
+            continue
+        if _remove_unused(slot):
+            removed.append(info)
+            report(f"removed environment {slot.key[:12]} ({info.purpose or 'never completed'})")
+        else:
+            report(f"left environment {slot.key[:12]}: it is in use or being built")
+    _sweep()
+    return removed
+
+
+def network_file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """The kind of network file system that a path lies on, as in "nfs4"; None for a local one.
+
+    There flock may hold on one host only, so that two hosts could build one environment at once.
+
+    Args:
+        path: where; it need not exist yet.
+        mounts: the kernel's table of mounts (proc(5)).
+    """
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    where, best, kind = path.resolve(), -1, ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        point = Path(before.split()[4].encode().decode("unicode_escape"))
+        if where.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), after.split()[0]
+    return kind if kind in _NETWORK_FILE_SYSTEMS else None
+
+
+def _root() -> Path:
+    return cache_dir() / "envs"
+
+
+def _slots() -> list[Slot]:
+    try:
+        names = sorted(path.name for path in _root().iterdir() if path.is_dir())
+    except FileNotFoundError:
+        return []
+    return [Slot(name) for name in names if not name.startswith(".")]
+
+
+def _remove_unused(slot: Slot) -> bool:
+    """Remove an environment unless somebody uses or builds it; whether it was removed."""
+    import shutil
+
+    with contextlib.ExitStack() as stack:
+        for lock in (slot.build_lock, slot.in_use_lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            stack.callback(os.close, descriptor)
+            if not _try_exclusive(descriptor):
+                return False
+        # Aside first, by a rename: an environment that is half removed never stands under its own name.
+        aside = slot.prefix.with_name(f"{_REMOVED}{slot.key}-{os.getpid()}")
+        slot.marker.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another pruning was first
+            slot.prefix.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+    return True
+
+
+def _sweep() -> None:
+    """Finish removals that were cut off, and drop the locks of environments long gone."""
+    import shutil
+
+    with contextlib.suppress(FileNotFoundError):
+        for path in _root().iterdir():
+            if path.name.startswith(_REMOVED):
+                shutil.rmtree(path, ignore_errors=True)
+        for lock in (_root() / ".locks").iterdir():
+            idle = time.time() - lock.stat().st_mtime
+            if idle > _STALE_LOCK_SECONDS and not (_root() / lock.stem).exists() and not _is_locked(lock):
+                lock.unlink(missing_ok=True)
+
+
+def _facts(marker: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(marker.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _try_exclusive(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    """Whether a path still names the open file: a lock on one that was removed protects nothing."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _try_exclusive(descriptor)
+    finally:
+        os.close(descriptor)
