@@ -1,0 +1,473 @@
+"""The supervisor of one local run: a small process that outlives whoever asked for the run.
+
+It is a program of its own, uses the standard library only and as little of it as will do, because it stays in
+memory for as long as the project runs. What is heavy (building an environment, talking TLS to a tracking
+server) happens in processes of its own, before and after.
+
+Its contract with the rest of the local backend is the run directory:
+
+    claim.json       read: the request, without secrets (secrets come by inheritance, in the environment)
+    record.json      read: the MLflow run
+    lock             inherited, held (flock) until this process ends, passed to no other process
+    supervisor.json  written before any work is done: from then on the run counts as started
+    cancel           looked for before each step: somebody wants this run to end
+    phase            written at each change: the phase's name
+    output/          written: what the project prints
+    end.json         written once, atomically: the outcome
+    settled          looked for at the end: the outcome was delivered to the tracking server
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import select
+import signal
+import sys
+import time
+
+from mlproj_core.backends.local.output import Output
+from mlproj_core.backends.local.processes import (
+    descendants,
+    kill,
+    oom_kills,
+    reap,
+    signal_name,
+    start_time,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any, NoReturn
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+READ_BYTES = 65536
+SHELL_MEANINGS = {126: "a command could not be executed", 127: "a command was not found"}
+ENVIRONMENT_MARKER = ".mlproj-complete.json"  # as in mlproj_core.environments.environment, which is too heavy here
+DELIVERY_BY_ASKER = 30.0
+"""Seconds that a living asker of a tethered run is given to deliver the outcome itself, sparing a process."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main(arguments: list[str]) -> None:
+    """Supervise one run: RUN_DIRECTORY, the ASKER's pid, and the descriptors LOCK, TETHER and NUDGE (-1: none)."""
+    directory = arguments[0]
+    asker, lock, tether, nudge = map(int, arguments[1:])
+    for descriptor in (lock, tether, nudge):
+        if descriptor >= 0:
+            os.set_inheritable(descriptor, False)
+    supervisor = Supervisor(directory, asker, tether, nudge)
+    supervisor.run()
+    os.close(lock)
+    supervisor.deliver()
+    os._exit(0)  # nothing is buffered here, and whoever waits for the run waits for this process
+
+
+class Supervisor:
+    """One run, from the start of its supervisor to the record of its end."""
+
+    def __init__(self, directory: str, asker: int, tether: int, nudge: int) -> None:
+        self.directory = directory
+        self.tether = tether
+        self.nudge_end = nudge
+        self.asker = asker
+        self.claim = self.read("claim.json")
+        self.record = self.read("record.json")
+        self.request = self.claim["request"]
+        self.grace = float(self.request["grace"])
+        self.output = Output(os.path.join(directory, "output"), int(self.request["log_limit"]))
+        self.phases = {"queued": max(0.0, time.time() - self.claim["created_at"])}
+        self.phase_began = time.monotonic()
+        self.phase: str | None = None
+        self.deadline: float | None = None
+        self.stopping: str | None = None
+        self.reader: int | None = None
+        self.oom_kills = oom_kills()
+        self.poll = select.poll()
+        self.wakeup, self.wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    # -- the whole course
+
+    def run(self) -> None:
+        os.chdir("/")
+        _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, self.on_signal)
+        signal.set_wakeup_fd(self.wakeup_end, warn_on_full_buffer=False)
+        self.poll.register(self.wakeup, select.POLLIN)
+        self.tether_to_asker()
+        if self.request["timeout"] is not None:
+            self.deadline = time.monotonic() + float(self.request["timeout"])
+        self.write("supervisor.json", {"pid": os.getpid(), "started": start_time(os.getpid())})
+        for line in self.record["banner"]:
+            self.say(line)
+        try:
+            outcome = self.work()
+        except Exception as error:  # the run must have an end on record, whatever happens here
+            outcome = self.outcome("FAILED", "lost", f"mlproj's supervisor failed: {error!r}", retryable=True)
+        self.end_descendants()
+        self.enter(None)
+        outcome["ended_at"] = time.time()
+        outcome["phases"] = {name: round(seconds, 3) for name, seconds in self.phases.items()}
+        for line in farewell(outcome, self.record):
+            self.say(line)
+        self.output.close()
+        self.write("end.json", outcome)
+
+    def work(self) -> dict[str, Any]:
+        if self.stop_requested():
+            return self.stopped()
+        environment = self.environment()
+        if "status" in environment:
+            return environment
+        if self.stop_requested():
+            return self.stopped()
+        self.enter("running")
+        variables = dict(os.environ)
+        for name in environment["unset"]:
+            variables.pop(name, None)
+        variables.update(environment["variables"])
+        if environment["path_prefix"]:
+            path = [*environment["path_prefix"], variables.get("PATH", os.defpath)]
+            variables["PATH"] = os.pathsep.join(path)
+        status = self.execute(["bash", "-c", self.request["command"]], self.request["directory"], variables)
+        if self.stopping:
+            return self.stopped()
+        return self.outcome_of(status)
+
+    # -- the environment
+
+    def environment(self) -> dict[str, Any]:
+        """The environment to run in, built if need be; else the outcome of the run that goes without."""
+        wanted = self.request["environment"]
+        ready = wanted["ready"]
+        if ready is not None and self.hold(ready):
+            self.say(f"environment: {describe(ready)} (found ready)")
+            return dict(ready)
+        self.enter("environment")
+        self.write("environment-request.json", wanted["request"])
+        result = self.path("environment.json")
+        # With the path of mlproj itself, since the asker may have found it by other means than its site-packages.
+        code = (
+            "import sys; sys.path.append(sys.argv.pop(1)); from runpy import run_module; "
+            "run_module('mlproj_core.environments.build', run_name='__main__', alter_sys=True)"
+        )
+        builder = [sys.executable, "-c", code, self.request["import_root"]]
+        while True:
+            command = [*builder, self.path("environment-request.json"), result]
+            status = self.execute(command, self.directory, dict(os.environ))
+            if self.stopping:
+                return self.stopped()
+            answer = self.read("environment.json") if os.path.exists(result) else {}
+            error = answer.get("error")
+            if error or status != 0:
+                error = error or {"message": f"the builder of the environment {ended_how(status)}"}
+                code, message = error.get("code", "environment"), error["message"]
+                retryable = bool(error.get("retryable", False))
+                return self.outcome("FAILED", code, message, retryable=retryable)
+            if self.hold(answer["environment"]):
+                self.say(f"environment: {describe(answer['environment'])} (made for this run)")
+                return dict(answer["environment"])
+            # It was pruned between its making and our hold on it: make it again.
+
+    def hold(self, environment: dict[str, Any]) -> bool:
+        """Take the shared lock that keeps the environment from being pruned; False if it is gone."""
+        if environment.get("in_use_lock"):
+            try:
+                descriptor = os.open(environment["in_use_lock"], os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return False
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        prefix = environment["prefix"]
+        return prefix is None or os.path.exists(os.path.join(prefix, ENVIRONMENT_MARKER))
+
+    # -- processes
+
+    def execute(self, command: list[str], directory: str, variables: dict[str, str]) -> int:
+        """Run a program until it and all that it started have ended, by themselves or by a stop; its wait status."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        supervisor = os.getpid()
+        child = os.fork()
+        if child == 0:
+            become(command, directory, variables, writer, supervisor)
+        os.close(writer)
+        os.set_blocking(reader, False)
+        self.poll.register(reader, select.POLLIN)
+        self.reader = reader
+        while (status := reap(child)) is None:
+            if self.stop_requested():
+                self.end_descendants()
+            else:
+                self.rest(self.deadline)
+        self.end_descendants()
+        while self.copy():
+            pass
+        return status
+
+    def rest(self, until: float | None) -> None:
+        """Sleep until something happens: output, a signal, the end of the asker or of the time given."""
+        timeout = None if until is None else max(0.0, until - time.monotonic()) * 1000
+        for descriptor, _event in self.poll.poll(timeout):
+            if descriptor == self.reader:
+                self.copy()
+            elif descriptor == self.wakeup:
+                empty(self.wakeup)
+            else:
+                self.poll.unregister(descriptor)
+                self.stop("tether")
+
+    def copy(self) -> bool:
+        """Take some of the project's output; False when there is none at present, or never will be."""
+        if self.reader is None:
+            return False
+        try:
+            data = os.read(self.reader, READ_BYTES)
+        except BlockingIOError:
+            return False
+        if data:
+            self.output.write(data)
+            self.nudge()
+            return True
+        self.poll.unregister(self.reader)
+        os.close(self.reader)
+        self.reader = None
+        return False
+
+    def end_descendants(self) -> None:
+        """End every process of this run that is still there: TERM, a grace period, KILL."""
+        left = descendants(os.getpid(), self.record["tag"], self.directory)
+        if left and not self.stopping:
+            self.say(f"ending {len(left)} left-over process{'' if len(left) == 1 else 'es'} of the project")
+        number, told = signal.SIGTERM, set[int]()
+        kill_at = time.monotonic() + self.grace
+        while left:
+            if time.monotonic() >= kill_at and number == signal.SIGTERM:
+                number, told = signal.SIGKILL, set()
+            for pid in sorted(left - told):  # parents before their children, as far as pids tell
+                # A process that forks while it is being told may be told a moment later, hence the loop.
+                kill(pid, number)
+            told |= left
+            self.rest(time.monotonic() + 0.02)
+            left = descendants(os.getpid(), self.record["tag"], self.directory)
+
+    # -- being asked to stop
+
+    def on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number != signal.SIGCHLD:
+            self.stop("signal")
+
+    def tether_to_asker(self) -> None:
+        """Watch the asking process: it holds the other end of a pipe, and has a pid.
+
+        The pipe alone would be kept open by a fork of the asker that lives on; the pid alone could be another's.
+        """
+        if self.tether < 0:
+            return
+        self.poll.register(self.tether, select.POLLIN)
+        try:
+            asker = os.pidfd_open(self.asker)
+        except (OSError, AttributeError):
+            asker = None
+        if asker is not None:
+            os.set_inheritable(asker, False)
+            self.poll.register(asker, select.POLLIN)
+        if os.getppid() != self.asker:
+            self.stop("tether")
+
+    def stop(self, cause: str) -> None:
+        if self.stopping is None:
+            self.stopping = cause
+
+    def stop_requested(self) -> bool:
+        if os.path.exists(self.path("cancel")):
+            self.stopping = "cancel"
+        elif self.stopping is None and self.deadline is not None and time.monotonic() >= self.deadline:
+            self.stopping = "timeout"
+        return self.stopping is not None
+
+    # -- outcomes
+
+    def stopped(self) -> dict[str, Any]:
+        if self.stopping == "cancel":
+            return self.outcome("KILLED", "cancelled", "the run was cancelled", retryable=False)
+        if self.stopping == "timeout":
+            message = f"the run took longer than its timeout of {self.request['timeout']:g} seconds"
+            return self.outcome("FAILED", "timeout", message, retryable=True)
+        if self.stopping == "tether":
+            message = "the process that asked for this tethered run ended, and so the run was ended"
+            return self.outcome("KILLED", "lost", message, retryable=True)
+        message = "the run's supervisor was told to end by a signal, as when a machine shuts down"
+        return self.outcome("KILLED", "lost", message, retryable=True)
+
+    def outcome_of(self, status: int) -> dict[str, Any]:
+        if status == 0:
+            return {"status": "FINISHED", "reason": None}
+        if os.WIFSIGNALED(status):
+            number, exit_code = os.WTERMSIG(status), None
+            message = f"the project's process was ended by {signal_name(number)}"
+        else:
+            exit_code = os.WEXITSTATUS(status)
+            # A shell reports the signal that ended its last command as 128 + the signal's number.
+            number = exit_code - 128 if exit_code > 128 else 0
+            message = f"the entry point exited with code {exit_code}"
+            if exit_code in SHELL_MEANINGS:
+                message += f" ({SHELL_MEANINGS[exit_code]})"
+            elif number:
+                message += f" (a process of it was ended by {signal_name(number)})"
+        if number == signal.SIGKILL and oom_kills() > self.oom_kills:
+            message += "; meanwhile the kernel killed a process because memory had run out"
+            return self.outcome("FAILED", "oom", message, retryable=True, exit_code=exit_code, signal=number)
+        return self.outcome(
+            "FAILED",
+            "project_code",
+            message,
+            retryable=number == signal.SIGKILL,
+            exit_code=exit_code,
+            signal=number or None,
+        )
+
+    def outcome(
+        self,
+        status: str,
+        code: str,
+        message: str,
+        *,
+        retryable: bool,
+        exit_code: int | None = None,
+        signal: int | None = None,
+    ) -> dict[str, Any]:
+        reason = {
+            "code": code,
+            "message": message,
+            "retryable": retryable,
+            "exit_code": exit_code,
+            "signal": signal,
+            "output": self.output.last_lines(),
+        }
+        return {"status": status, "reason": reason}
+
+    # -- the run directory
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def read(self, name: str) -> Any:
+        with open(self.path(name), encoding="utf-8") as file:
+            return json.load(file)
+
+    def write(self, name: str, value: object) -> None:
+        replace(self.path(name), json.dumps(value))
+
+    def enter(self, phase: str | None) -> None:
+        now = time.monotonic()
+        if self.phase is not None:
+            self.phases[self.phase] = self.phases.get(self.phase, 0.0) + now - self.phase_began
+        self.phase, self.phase_began = phase, now
+        if phase is not None:
+            replace(self.path("phase"), phase)
+
+    def say(self, line: str) -> None:
+        self.output.write_line("[mlproj] " + line)
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Tell the asker of a tethered run that there is output; it may be gone, or not be listening."""
+        if self.nudge_end >= 0:
+            try:
+                os.write(self.nudge_end, b".")
+            except OSError:
+                return
+
+    # -- after the end
+
+    def deliver(self) -> None:
+        """See to it that the tracking server hears of the end, though nobody may be left who waits for it."""
+        if not self.record["tracked"] or os.fork():
+            # Whoever waits for the run waits for this process to end; only the fork stays, without the lock.
+            return
+        if self.tether >= 0 and self.stopping != "tether" and self.delivered_by_asker():
+            return
+        code = "import sys; sys.path.append(sys.argv[1]); from mlproj_core.runs import deliver; deliver(sys.argv[2])"
+        os.execv(sys.executable, [sys.executable, "-c", code, self.request["import_root"], self.directory])
+
+    def delivered_by_asker(self) -> bool:
+        """Whether the asker of a tethered run delivered the outcome itself, which spares a process."""
+        give_up = time.monotonic() + DELIVERY_BY_ASKER
+        while time.monotonic() < give_up and self.stopping != "tether":
+            if os.path.exists(self.path("settled")):
+                return True
+            self.rest(time.monotonic() + 0.05)
+        return os.path.exists(self.path("settled"))
+
+
+def become(command: list[str], directory: str, variables: dict[str, str], output: int, parent: int) -> NoReturn:
+    """Turn this fork into the program: no terminal, no input, no inherited descriptor, death with the supervisor.
+
+    The supervisor's own standard input is /dev/null, and what else it has open is closed by `execvpe`, since nothing
+    of it is inheritable.
+    """
+    try:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(137)
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        # What is ignored here stays ignored in the program: two signals by Python, others perhaps by the asker's shell.
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(directory)
+        os.execvpe(command[0], command, variables)
+    except OSError as error:
+        os.write(2, f"[mlproj] cannot run {command[0]!r} in {directory!r}: {error.strerror}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def empty(pipe: int) -> None:
+    """Read a non-blocking pipe dry."""
+    try:
+        while os.read(pipe, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def replace(path: str, text: str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    temporary = f"{path}.{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def ended_how(status: int) -> str:
+    """How a wait status says that a process ended, in words."""
+    if os.WIFSIGNALED(status):
+        return f"was ended by {signal_name(os.WTERMSIG(status))}"
+    return f"exited with code {os.WEXITSTATUS(status)}"
+
+
+def describe(environment: dict[str, Any]) -> str:
+    """An environment in a few words."""
+    return " ".join(filter(None, [environment["manager"], (environment.get("key") or "")[:12]]))
+
+
+def farewell(outcome: dict[str, Any], record: dict[str, Any]) -> list[str]:
+    """The last lines of a run's output: how it ended, and what to type next."""
+    phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in outcome["phases"].items())
+    reason = outcome["reason"]
+    if reason is None:
+        return [f"{outcome['status']} ({phases})"]
+    return [
+        f"{outcome['status']}: {reason['message']} ({reason['code']}; {phases})",
+        f"next: mlproj logs {record['tag']}",
+    ]
