@@ -1,0 +1,283 @@
+"""The flow from what the user asks to a submitted run: fetch, load, bind, submit, attach."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mlproj_core.claim import read_turn
+from mlproj_core.handle import RunHandle
+from mlproj_core.launch import Launch
+from mlproj_core.locations import state_dir
+from mlproj_core.report import Report, log
+from mlproj_core.request import RunRequest, read_backend_config
+from mlproj_core.runs import SubmittedRun, attach
+from mlproj_core.status import RunStatus
+
+if TYPE_CHECKING:
+    from mlproj_core.sources import Checkout
+
+__all__ = ["run", "submit", "submit_request"]
+
+DETACH = "detach"
+
+
+def run(
+    uri: str | os.PathLike[str],
+    entry_point: str = "main",
+    version: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    docker_args: Mapping[str, Any] | None = None,
+    experiment_name: str | None = None,
+    experiment_id: str | None = None,
+    backend: str = "local",
+    backend_config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    storage_dir: str | None = None,
+    synchronous: bool = True,
+    run_id: str | None = None,
+    run_name: str | None = None,
+    env_manager: str | None = None,
+    build_image: bool = False,
+    docker_auth: Mapping[str, str] | None = None,
+    *,
+    env_vars: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    parent_run_id: str | None = None,
+    tracking_uri: str | None = None,
+    timeout: float | None = None,
+    git_token: str | None = None,
+    report: Report = log,
+) -> SubmittedRun:
+    """Run an MLflow project; the arguments are those of `mlflow.projects.run`, with the same meaning.
+
+    A synchronous run streams the project's output to this process's standard output, and is *tethered*: it ends
+    when this process ends, however that happens. `backend_config={"detach": True}` lets it live on. Ctrl-C cancels
+    the run.
+
+    Args:
+        uri: the project: a local directory, or a Git URI, each with `#subdirectory` if need be.
+        entry_point: name of an entry point, or a `.py`, `.sh` or `.R` file of the project.
+        version: for a Git project a branch, tag or commit.
+        parameters: values by parameter name; names that the entry point does not declare become `--name value`.
+        docker_args: arguments for `docker run`, for projects that run in a container.
+        experiment_name: the experiment to record the run in, created if it does not exist; or
+        experiment_id: its id.
+        backend: where to run: "local", or a backend that is installed.
+        backend_config: the backend's own settings: a dict, or the path to a `.json` file. Local: `detach` (bool) and
+            `grace` (seconds between TERM and KILL when the run is ended; default 10).
+        storage_dir: directory for data that is fetched for parameters of type path.
+        synchronous: whether to wait for the end. If not, the run is detached: it outlives this process.
+        run_id: an existing MLflow run to use instead of creating one.
+        run_name: name of the MLflow run.
+        env_manager: "local" (the environment of this process) or "uv"; by default what the project asks for.
+        build_image: whether to build an image of the project, for projects that run in a container.
+        docker_auth: credentials for a Docker registry.
+        env_vars: environment variables for the project. They may be secret: they are passed on, never written down.
+        tags: tags for the MLflow run.
+        parent_run_id: id of the MLflow run that this one is nested in.
+        tracking_uri: the tracking server or store; by default MLFLOW_TRACKING_URI.
+        timeout: seconds after which the run is ended as FAILED, whoever is still there to see it.
+        git_token: password or token for the project's Git repository.
+        report: is given one line of text for each thing worth telling.
+
+    Raises:
+        UserError: what was given cannot be run; nothing was started.
+        ExecutionException: the run did not finish (synchronous only); its `reason` says why.
+        TrackingError: the tracking server is out of reach; nothing was started.
+    """
+    asked = locals()
+    request = RunRequest(**{name: asked[name] for name in RunRequest.__dataclass_fields__})
+    submitted = submit_request(request, tethered=synchronous, report=report)
+    return _see_through(submitted, report) if synchronous else submitted
+
+
+def submit(
+    uri: str | os.PathLike[str],
+    entry_point: str = "main",
+    version: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    docker_args: Mapping[str, Any] | None = None,
+    experiment_name: str | None = None,
+    experiment_id: str | None = None,
+    backend: str = "local",
+    backend_config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    storage_dir: str | None = None,
+    run_id: str | None = None,
+    run_name: str | None = None,
+    env_manager: str | None = None,
+    build_image: bool = False,
+    docker_auth: Mapping[str, str] | None = None,
+    *,
+    env_vars: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    parent_run_id: str | None = None,
+    tracking_uri: str | None = None,
+    timeout: float | None = None,
+    git_token: str | None = None,
+    key: str | None = None,
+    turn: int | list[int] | tuple[int, ...] | None = None,
+    fresh_after: int | list[int] | tuple[int, ...] = 0,
+    handle: RunHandle | None = None,
+    report: Report = log,
+) -> SubmittedRun:
+    """Submit a run, or find the one that is already at it: returns as soon as the work is durable.
+
+    The arguments are those of `run`. The run is detached by default; `backend_config={"detach": False}` tethers it.
+
+    Args:
+        key: names one step of one pipeline run: all that submit under it get the same run. By default a random one.
+        turn: which try of the step is asking, an integer or a list compared in order; later is larger. A later turn may
+            start a new attempt where the last one failed; an earlier one raises `Superseded`.
+        fresh_after: what was claimed at this turn or before is disowned, since the step was cleared. 0: nothing is.
+        handle: the handle that an earlier try of the step stored, if it is at hand.
+
+    Raises:
+        ContactLost: the newest attempt of the key cannot be reached; nothing was started.
+        Superseded: a later turn has claimed the work.
+    """
+    asked = locals()
+    request = RunRequest(**{name: asked[name] for name in RunRequest.__dataclass_fields__})
+    return submit_request(request, key=key, turn=turn, fresh_after=fresh_after, handle=handle, report=report)
+
+
+def submit_request(
+    request: RunRequest,
+    *,
+    tethered: bool = False,
+    key: str | None = None,
+    turn: int | list[int] | tuple[int, ...] | None = None,
+    fresh_after: int | list[int] | tuple[int, ...] = 0,
+    handle: RunHandle | None = None,
+    report: Report = log,
+) -> SubmittedRun:
+    """As `submit`, with the arguments that say what to run in one value.
+
+    Args:
+        request: what to run.
+        tethered: whether the run ends with this process, unless `backend_config["detach"]` says otherwise.
+        key: see `submit`; so too for turn, fresh_after, handle and report.
+    """
+    from mlproj_core import protocol
+    from mlproj_core.backends import load_backend
+    from mlproj_core.sources import fetch
+
+    config = read_backend_config(request.backend_config)
+    backend = load_backend(request.backend)
+    backend.check_config(config)
+    if DETACH in config:
+        tethered = not config[DETACH]
+    asker = protocol.Asker(
+        key=key if key is not None else os.urandom(16).hex(),
+        turn=read_turn(turn),
+        fresh_after=read_turn(fresh_after) if fresh_after else None,
+        stored=handle,
+        unique=key is None,
+    )
+    # Next to the runs, so that a checkout becomes a run's own by a rename.
+    scratch = state_dir() / "checkouts"
+    scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+    checkout = fetch(os.fspath(request.uri), request.version, into=scratch, token=request.git_token, report=report)
+    try:
+        launch = _launch(request, checkout, config, tethered=tethered, report=report)
+        return attach(protocol.submit(backend, launch, asker, report), report)
+    finally:
+        if checkout.owned is not None:  # still here: another attempt counts, or none was started
+            import shutil
+
+            shutil.rmtree(checkout.owned, ignore_errors=True)
+
+
+def _launch(
+    request: RunRequest, checkout: Checkout, config: Mapping[str, Any], *, tethered: bool, report: Report
+) -> Launch:
+    """From a project's files to what a backend starts: load, bind, choose the environment, meet the tracking server."""
+    from mlproj_core.environments import build_request, choose_manager, environment_manager
+    from mlproj_core.spec import load_project
+    from mlproj_core.tracking import NewRun, connect, system_tags
+
+    project = load_project(checkout.directory)
+    bound = project.entry_point(request.entry_point).bind(
+        request.parameters or {}, storage_dir=request.storage_dir or str(state_dir())
+    )
+    for warning in (*project.warnings, *bound.warnings):
+        report(f"warning: {warning}")
+    wanted_manager = request.env_manager or os.environ.get("MLPROJ_ENV_MANAGER") or None
+    # The host's own environment needs no environment file, and MLflow does not look at a faulty one then.
+    unread = wanted_manager == "local" and project.environment_source.kind != "docker"
+    environment = None if unread else project.environment
+    manager, remarks = choose_manager(environment, wanted_manager)
+    for remark in remarks:
+        report(remark)
+    ready = environment_manager(manager).find(environment, checkout.directory)
+    tracking = connect(request.tracking_uri)
+    if tracking.notice:
+        report(tracking.notice)
+    parent = request.parent_run_id or _enclosing_run()
+    system = system_tags(
+        source_name=checkout.source_name,
+        entry_point=request.entry_point,
+        commit=checkout.commit,
+        branch=checkout.branch,
+        repo_url=checkout.repo_url,
+        backend=request.backend,
+        env_manager=manager,
+        parent_run_id=parent,
+    )
+    variables = {str(name): str(value) for name, value in (request.env_vars or {}).items()}
+    if wanted_manager:  # so that a project which starts further projects starts them in the same way
+        variables.setdefault("MLPROJ_ENV_MANAGER", wanted_manager)
+    return Launch(
+        checkout=checkout,
+        project_name=project.name,
+        entry_point=request.entry_point,
+        command=bound.command,
+        parameters=bound.values,
+        env_manager=manager,
+        environment={
+            "ready": ready.to_dict() if ready is not None else None,
+            "request": build_request(manager, environment, checkout.directory),
+        },
+        tracking=tracking,
+        new_run=NewRun(
+            start_time=time.time(),
+            experiment_id=request.experiment_id,
+            experiment_name=request.experiment_name,
+            run_name=request.run_name,
+            tags={**system, **(request.tags or {})},
+            parameters=bound.parameters,
+            parent_run_id=parent,
+        ),
+        run_id=request.run_id,
+        variables=variables,
+        timeout=request.timeout,
+        backend_config=config,
+        tethered=tethered,
+    )
+
+
+def _see_through(submitted: SubmittedRun, report: Report) -> SubmittedRun:
+    """Stream a run's output to its end, and raise if it did not finish."""
+    try:
+        for text in submitted.logs(follow=True):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        submitted.wait()
+    except KeyboardInterrupt:
+        report(f"interrupted: cancelling run {submitted.handle.tag}")
+        submitted.cancel()
+        report(f"run {submitted.handle.tag} was cancelled")
+        raise
+    if submitted.get_status() is not RunStatus.FINISHED:
+        raise submitted.failure()
+    return submitted
+
+
+def _enclosing_run() -> str | None:
+    """The MLflow run that is active where a further run is asked for, as in a project of several steps."""
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None and hasattr(mlflow, "active_run") and (active := mlflow.active_run()) is not None:
+        return str(active.info.run_id)
+    return os.environ.get("MLFLOW_RUN_ID") if "MLPROJ_ATTEMPT" in os.environ else None
