@@ -1,0 +1,132 @@
+"""The commands `mlproj runs list` and `mlproj runs prune`: the runs that this host knows of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from mlproj_core.cli.lazy import LazyGroup
+from mlproj_core.cli.lookup import short_tag
+from mlproj_core.cli.options import duration
+from mlproj_core.cli.printing import ago, print_json, remark, seconds, table
+
+if TYPE_CHECKING:
+    from mlproj_core.backends.backend import Sighting
+    from mlproj_core.backends.local import LocalBackend
+    from mlproj_core.handle import RunHandle
+
+__all__ = ["listing", "prune", "runs"]
+
+
+@click.group(
+    cls=LazyGroup,
+    package="mlproj_core.cli",
+    summaries={
+        "list": ("history:listing", "List the runs of this host, the newest first."),
+        "prune": ("history:prune", "Delete what this host keeps of old runs."),
+    },
+)
+def runs() -> None:
+    """List and prune the runs of this host."""
+
+
+@click.command("list")
+@click.option("--key", metavar="KEY", help="Only the attempts of this key.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+def listing(key: str | None, as_json: bool) -> None:
+    """List the runs of this host, the newest first. A short tag is enough for other commands."""
+    from mlproj_core.backends.local import LocalBackend
+    from mlproj_core.cli.conclusion import run_document
+    from mlproj_core.runs import attach
+    from mlproj_core.status import RunStatus
+
+    found = [(handle, sighting) for handle, sighting in _sightings(LocalBackend()) if key in (None, handle.key)]
+    if as_json:
+        print_json([run_document(attach(handle), sighting) for handle, sighting in found])
+        return
+    if not found:
+        remark("there are no runs on this host" + (f" with the key {key!r}" if key is not None else ""))
+        return
+    now = time.time()
+    rows = []
+    for handle, sighting in found:
+        claim, outcome = sighting.claim, sighting.outcome
+        began = claim.created_at if claim is not None else now
+        request = claim.request if claim is not None else {}
+        rows.append(
+            [
+                short_tag(handle),
+                str(outcome.status if outcome is not None else RunStatus.RUNNING),
+                str(outcome.reason.code) if outcome is not None and outcome.reason is not None else str(sighting.phase),
+                str(request.get("entry_point", "")),
+                str(request.get("project") or request.get("uri", "")),
+                ago(now - began),
+                seconds((outcome.ended_at if outcome is not None else now) - began),
+            ]
+        )
+    table(["RUN", "STATUS", "PHASE/REASON", "ENTRY POINT", "PROJECT", "AGE", "TOOK"], rows)
+
+
+def _sightings(backend: LocalBackend) -> Iterator[tuple[RunHandle, Sighting]]:
+    """Every attempt on this host with what there is to see of it, without asking a tracking server."""
+    from mlproj_core.backends.backend import State
+
+    for handle in backend.handles():
+        while (sighting := backend.look(handle)).state is State.LOST:
+            backend.bury(handle)
+        if sighting.state is not State.GONE:  # pruned this moment
+            yield handle, sighting
+
+
+@click.command()
+@click.option(
+    "--older-than",
+    type=duration,
+    metavar="TIME",
+    default="30d",
+    show_default=True,
+    help="Only runs that ended longer ago than this: 12h, 7d, 2w.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
+def prune(older_than: float, dry_run: bool) -> None:
+    """Delete what this host keeps of runs that are over: outputs, checkouts, results, ends.
+
+    Runs that live stay, and so does a run whose end the tracking server has not heard of yet.
+    """
+    from mlproj_core.backends.local import LocalBackend
+
+    backend = LocalBackend()
+    deleted, kept = 0, 0
+    silent: set[str | None] = set()
+    for handle, sighting in _sightings(backend):
+        outcome = sighting.outcome
+        if outcome is None or time.time() - outcome.ended_at < older_than:
+            continue
+        if dry_run:
+            click.echo(f"{handle.tag}  {outcome.status}, ended {ago(time.time() - outcome.ended_at)} ago")
+            deleted += 1
+        elif _settled(backend, handle, sighting, silent) and backend.prune(handle):
+            deleted += 1
+        else:
+            kept += 1
+    remark(f"{'would delete' if dry_run else 'deleted'} {deleted} run{'' if deleted == 1 else 's'}")
+    if kept:
+        remark(f"warning: kept {kept} more, since their tracking server could not be told of their ends")
+
+
+def _settled(backend: LocalBackend, handle: RunHandle, sighting: Sighting, silent: set[str | None]) -> bool:
+    """Whether the tracking server knows of a run's end; it is told now unless it was silent a moment ago."""
+    from mlproj_core.protocol import settle
+
+    if sighting.settled:
+        return True
+    server = sighting.record.tracking_uri if sighting.record is not None else None
+    if server in silent:
+        return False
+    if not settle(backend, handle, sighting, remark):
+        silent.add(server)
+        return False
+    return True
