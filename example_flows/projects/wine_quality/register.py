@@ -1,0 +1,44 @@
+"""Register a model that is good enough, and make it the champion if it beats the present one."""
+
+from __future__ import annotations
+
+import argparse
+
+import mlflow
+from mlflow import MlflowClient
+from results import leave_result
+
+CHAMPION = "champion"
+
+
+def champion_accuracy(client: MlflowClient, model_name: str) -> float | None:
+    """Test accuracy of the present champion; None when there is no champion."""
+    version = client.get_registered_model(model_name).aliases.get(CHAMPION)
+    return None if version is None else float(client.get_model_version(model_name, version).tags["accuracy"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model-uri", required=True, help="model that the step `train` logged")
+    parser.add_argument("--evaluation-run-id", required=True, help="run of the step `evaluate` for this model")
+    parser.add_argument("--model-name", required=True, help="name in the model registry")
+    parser.add_argument("--min-accuracy", type=float, required=True, help="a worse model is refused")
+    arguments = parser.parse_args()
+
+    client = MlflowClient()
+    with mlflow.start_run() as run:
+        accuracy = client.get_run(arguments.evaluation_run_id).data.metrics["accuracy"]
+        if accuracy < arguments.min_accuracy:
+            raise SystemExit(f"Not registered: accuracy {accuracy:.3f} is below {arguments.min_accuracy}")
+        tags = {"accuracy": str(accuracy), "evaluation_run_id": arguments.evaluation_run_id}
+        version = mlflow.register_model(arguments.model_uri, arguments.model_name, tags=tags).version
+        best = champion_accuracy(client, arguments.model_name)
+        promoted = best is None or accuracy > best
+        if promoted:
+            client.set_registered_model_alias(arguments.model_name, CHAMPION, version)
+        mlflow.log_metrics({"accuracy": accuracy, "promoted": float(promoted)})
+        leave_result(run_id=run.info.run_id, model=arguments.model_name, version=str(version), champion=promoted)
+
+
+if __name__ == "__main__":
+    main()
