@@ -1,0 +1,460 @@
+"""Environments: which manager a project gets, what uv installs for it, and when an environment is the same one."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import platformdirs
+import pytest
+from missing import missing
+from package_world import clean_host, package, wheel
+
+import mlproj_core
+from mlproj_core.environments import Environment, build_request, choose_manager, environment_manager, still_there
+from mlproj_core.environments.interpreters import Search, running
+from mlproj_core.environments.recipe import Recipe
+from mlproj_core.environments.uv_manager import UvManager
+from mlproj_core.errors import EnvironmentBuildError, UserError
+from mlproj_core.spec import CondaEnvSpec, DockerEnvSpec, PythonEnvSpec, load_project
+
+PYTHON = PythonEnvSpec(path=None, python=None, build_dependencies=(), dependencies=())
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path):
+    return clean_host(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def wheels(tmp_path, monkeypatch):
+    """A directory with alpha 1.0 and 2.0 and beta 1.0, the only packages in this world."""
+    folder = tmp_path / "wheels"
+    wheel(folder, "alpha", "1.0")
+    wheel(folder, "alpha", "2.0")
+    wheel(folder, "beta", "1.0", requires=["alpha"])
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def other_python():
+    """A CPython of another minor version than the one that runs the tests."""
+    others = [
+        one
+        for one in Search(os.environ).found()
+        if one.implementation == "cpython" and one.version.split(".")[:2] != running().version.split(".")[:2]
+        if tuple(map(int, one.version.split("."))) >= (3, 8)
+    ]
+    if not others:
+        missing("no second CPython (3.8 or later) on this host, such as one of pyenv")
+    return others[0]
+
+
+def ensure(recipe, directory, said=None):
+    return environment_manager("uv").ensure(recipe, directory, (said if said is not None else []).append)
+
+
+def find(recipe, directory):
+    return environment_manager("uv").find(recipe, directory)
+
+
+def key(recipe, directory):
+    """The key of an environment, built or not."""
+    return UvManager().key(recipe, directory)
+
+
+def run(environment, code):
+    """What a program prints that is run in an environment, as a run of a project would run it."""
+    variables = {name: value for name, value in os.environ.items() if name not in environment.unset}
+    path = os.pathsep.join([*environment.path_prefix, os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", 'python -c "$0"', code],
+        env={**variables, **environment.variables, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def recipe(*dependencies, **other):
+    return Recipe(dependencies=dependencies, **other)
+
+
+class TestTheManagerThatAProjectGets:
+    def test_is_the_one_asked_for(self):
+        assert choose_manager(PYTHON, "local") == ("local", ())
+        assert choose_manager(PYTHON, "uv") == ("uv", ())
+
+    def test_is_uv_by_default_and_one_line_says_so(self):
+        for environment in (PYTHON, None):
+            name, notes = choose_manager(environment, None)
+            assert name == "uv"
+            assert len(notes) == 1
+            assert "virtualenv" in notes[0]
+
+    def test_is_uv_for_a_conda_yaml_with_a_warning_that_names_what_is_left_out(self, project):
+        (project / "conda.yaml").write_text(
+            "name: x\ndependencies:\n  - python=3.10\n  - numpy=1.26\n  - libgomp\n  - pip\n  - pip:\n    - alpha\n"
+        )
+        environment = load_project(project).environment
+        name, notes = choose_manager(environment, None)
+        assert name == "uv"
+        assert "numpy=1.26" in notes[-1]
+        assert "libgomp" in notes[-1]
+        assert notes[-1].startswith("warning")
+        assert "alpha" not in notes[-1]
+        assert choose_manager(environment, "uv") == ("uv", notes[-1:])
+        assert choose_manager(environment, "local") == ("local", ())
+
+    @pytest.mark.parametrize("environment", [PYTHON, None])
+    def test_is_never_conda_for_a_python_env(self, environment):
+        with pytest.raises(UserError, match="python_env project cannot be executed using conda"):
+            choose_manager(environment, "conda")
+
+    @pytest.mark.parametrize("name", ["virtualenv", "conda"])
+    def test_is_refused_while_it_is_yet_to_come(self, name):
+        conda = CondaEnvSpec(
+            path=None, name=None, channels=(), conda_packages=(), python=None, pip_dependencies=(), left_out=()
+        )
+        with pytest.raises(UserError, match=f"'{name}' comes with a later release. Use `uv`"):
+            choose_manager(conda, name)
+
+    def test_is_refused_with_a_hint_when_misspelt(self):
+        with pytest.raises(UserError, match="Did you mean 'local'"):
+            choose_manager(PYTHON, "locla")
+
+    @pytest.mark.parametrize("name", [None, "local", "uv"])
+    def test_is_none_for_a_container(self, name):
+        with pytest.raises(UserError, match="docker_env"):
+            choose_manager(DockerEnvSpec(image="x", volumes=(), environment=()), name)
+
+
+class TestTheLocalManager:
+    def test_changes_nothing(self, project):
+        for environment in (
+            environment_manager("local").find(PYTHON, project),
+            environment_manager("local").ensure(PYTHON, project, print),
+        ):
+            assert environment == Environment(manager="local")
+            assert environment.prefix is None
+            assert still_there(environment)
+
+
+class TestAnEnvironmentMadeByUv:
+    def test_holds_what_the_file_lists_for_the_python_it_names(self, project, wheels, other_python):
+        minor = ".".join(other_python.version.split(".")[:2])
+        (project / "python_env.yaml").write_text(
+            f'python: "{minor}"\nbuild_dependencies:\n  - alpha==1.0\ndependencies:\n  - -r requirements.txt\n'
+        )
+        (project / "requirements.txt").write_text("beta\n")
+        environment = ensure(load_project(project).environment, project)
+        code = "import sys, alpha, beta; print('%d.%d' % sys.version_info[:2], alpha.version, beta.version, sys.prefix)"
+        assert run(environment, code) == f"{minor} 1.0 1.0 {environment.prefix}"
+        assert not environment.hit
+
+    def test_of_a_project_without_one_has_the_running_python_and_nothing_else(self, project):
+        environment = ensure(None, project)
+        code = "import sys, importlib.metadata as m; print('%d.%d.%d' % sys.version_info[:3], list(m.distributions()))"
+        assert run(environment, code) == f"{'.'.join(map(str, sys.version_info[:3]))} []"
+
+    def test_gets_its_build_dependencies_first_and_what_the_dependencies_need_then(self, project, wheels):
+        said = []
+        environment = ensure(recipe("alpha>=2", build_dependencies=("alpha==1.0",)), project, said)
+        assert run(environment, "import alpha; print(alpha.version)") == "2.0"
+        assert [line.strip() for line in said if "alpha==" in line] == [
+            "+ alpha==1.0", "- alpha==1.0", "+ alpha==2.0"
+        ]  # fmt: skip
+
+    def test_takes_nested_requirements_constraints_and_local_packages_from_the_project(self, project, wheels):
+        (project / "requirements").mkdir()
+        (project / "requirements" / "base.txt").write_text("-c pins.txt\nalpha  # any\n./lib\n")
+        (project / "requirements" / "pins.txt").write_text("alpha<2\n")
+        package(project / "lib", "gamma", code="x = 'from the project'")
+        environment = ensure(recipe("-r requirements/base.txt", "beta"), project)
+        assert run(environment, "import alpha, gamma; print(alpha.version, gamma.x)") == "1.0 from the project"
+
+    def test_has_the_changed_module_of_a_local_package(self, project):
+        package(project / "lib", "gamma", code="x = 1")
+        assert run(ensure(recipe("./lib"), project), "import gamma; print(gamma.x)") == "1"
+        (project / "lib" / "gamma.py").write_text("x = 2")
+        assert run(ensure(recipe("./lib"), project), "import gamma; print(gamma.x)") == "2"
+
+    def test_with_an_editable_package_sees_the_project_and_belongs_to_its_directory(self, project, tmp_path):
+        package(project / "lib", "gamma", code="x = 1")
+        package(tmp_path / "elsewhere" / "lib", "gamma", code="x = 1")
+        environment = ensure(recipe("-e ./lib"), project)
+        assert run(environment, "import gamma; print(gamma.__file__)") == str(project / "lib" / "gamma.py")
+        assert find(recipe("-e ./lib"), tmp_path / "elsewhere") is None
+
+    def test_goes_to_and_from_json(self, project):
+        environment = ensure(recipe(), project)
+        assert Environment.from_dict(json.loads(json.dumps(environment.to_dict()))) == environment
+        assert Path(environment.to_dict()["marker"]).is_file()
+
+    def test_of_a_conda_yaml_has_its_python_and_pip_part(self, project, wheels):
+        version = ".".join(map(str, sys.version_info[:2]))
+        (project / "conda.yaml").write_text(
+            f"dependencies:\n  - python={version}\n  - numpy\n  - pip:\n    - alpha==1.0\n"
+        )
+        environment = ensure(load_project(project).environment, project)
+        assert run(environment, "import alpha; print(alpha.version)") == "1.0"
+
+    def test_is_refused_before_any_work_when_a_file_is_missing(self, project, tmp_path):
+        for call in (find, ensure):
+            with pytest.raises(UserError, match=r"refers to missing\.txt, but .*project/missing\.txt cannot be read"):
+                call(recipe("-r missing.txt", path="python_env.yaml"), project)
+        assert not (tmp_path / "cache" / "envs").exists()
+
+    def test_that_cannot_be_made_shows_uvs_own_words_and_leaves_nothing(self, project, wheels, tmp_path):
+        with pytest.raises(EnvironmentBuildError, match="no version of alpha==9") as caught:
+            ensure(recipe("alpha==9", path="python_env.yaml"), project)
+        assert "dependencies of python_env.yaml" in str(caught.value)
+        assert caught.value.reason.code == "environment"
+        assert not caught.value.reason.retryable
+        assert [path.name for path in (tmp_path / "cache" / "envs").iterdir()] == [".locks"]
+
+    def test_is_worth_a_retry_when_the_index_was_out_of_reach(self, project, monkeypatch):
+        with socket.socket() as closed:
+            closed.bind(("localhost", 0))
+            monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://localhost:{closed.getsockname()[1]}/simple")
+            monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+            with pytest.raises(EnvironmentBuildError) as caught:
+                ensure(recipe("alpha"), project)
+        assert caught.value.reason.retryable
+
+    def test_does_not_follow_the_configuration_of_a_directory_above(self, tmp_path, wheels):
+        project = tmp_path / "above" / "project"
+        project.mkdir(parents=True)
+        (tmp_path / "above" / "pyproject.toml").write_text("[tool.uv]\nconstraint-dependencies = ['alpha<2']\n")
+        assert run(ensure(recipe("alpha"), project), "import alpha; print(alpha.version)") == "2.0"
+
+    def test_follows_the_projects_own_configuration_of_uv(self, project, wheels):
+        before = key(recipe("alpha"), project)
+        (project / "pyproject.toml").write_text("[tool.uv]\nconstraint-dependencies = ['alpha<2']\n")
+        assert key(recipe("alpha"), project) != before
+        assert run(ensure(recipe("alpha"), project), "import alpha; print(alpha.version)") == "1.0"
+
+    def test_is_not_led_astray_by_the_environment_mlproj_runs_in(self, project, wheels, monkeypatch, tmp_path):
+        for name in ("VIRTUAL_ENV", "CONDA_PREFIX", "UV_PROJECT_ENVIRONMENT", "PYTHONHOME", "UV_PROJECT"):
+            monkeypatch.setenv(name, str(tmp_path / "misleading"))
+        monkeypatch.setenv("UV_PYTHON", "3.99")
+        environment = ensure(recipe("alpha"), project)
+        assert list((environment.prefix / "lib").glob("python*/site-packages/alpha.py"))
+
+
+class TestFindingAReadyEnvironment:
+    def test_starts_no_process_opens_no_connection_and_takes_milliseconds(self, project, wheels, monkeypatch):
+        (project / "requirements.txt").write_text("alpha\n")
+        wanted = recipe("-r requirements.txt")
+        assert find(wanted, project) is None
+        made = ensure(wanted, project)
+
+        def forbidden(*arguments, **options):
+            raise AssertionError("find must do without")
+
+        monkeypatch.setattr(subprocess, "Popen", forbidden)
+        monkeypatch.setattr(os, "fork", forbidden)
+        monkeypatch.setattr(socket, "socket", forbidden)
+        assert find(wanted, project) == replace(made, hit=True)
+        spent = []
+        for _ in range(20):
+            began = time.perf_counter()
+            find(wanted, project)
+            spent.append(time.perf_counter() - began)
+        assert min(spent) < 0.02
+
+    def test_gives_none_for_an_interpreter_that_was_never_asked(self, project, other_python, monkeypatch):
+        monkeypatch.setenv("PATH", f"{Path(other_python.path).parent}{os.pathsep}{os.environ['PATH']}")
+        wanted = recipe(python=".".join(other_python.version.split(".")[:2]))
+        assert find(wanted, project) is None
+        made = ensure(wanted, project)
+        assert find(wanted, project) == replace(made, hit=True)
+
+    def test_passes_over_one_without_its_marker(self, project):
+        environment = ensure(recipe(), project)
+        environment.marker.unlink()
+        assert find(recipe(), project) is None
+        assert not still_there(environment)
+        assert not ensure(recipe(), project).hit
+
+
+class TestTheKey:
+    """Every byte that could change what is installed counts, and nothing else does."""
+
+    @pytest.fixture
+    def files(self, project, wheels):
+        (project / "requirements.txt").write_text("-r nested/more.txt\nalpha\n")
+        (project / "nested").mkdir()
+        (project / "nested" / "more.txt").write_text("-c pins.txt\nbeta\n")
+        (project / "nested" / "pins.txt").write_text("alpha<3\n")
+        package(project / "lib", "gamma")
+        wheel(project / "vendored", "delta")
+        return project
+
+    WANTED = recipe(
+        "-r requirements.txt", "./lib", "./vendored/delta-1.0-py3-none-any.whl", "epsilon @ file:lib", "-f vendored"
+    )
+
+    def changed(self, files, change):
+        before = key(self.WANTED, files)
+        change()
+        return key(self.WANTED, files) != before
+
+    @pytest.mark.parametrize(
+        "name",
+        ["requirements.txt", "nested/more.txt", "nested/pins.txt", "lib/gamma.py", "lib/pyproject.toml",
+         "vendored/delta-1.0-py3-none-any.whl"],
+    )  # fmt: skip
+    def test_changes_with_every_file_referred_to(self, files, name):
+        def edit():
+            with (files / name).open("ab") as file:
+                file.write(b"\n# zeta==2\nzeta\n")
+
+        assert self.changed(files, edit)
+
+    def test_changes_with_a_new_file_in_a_local_package(self, files):
+        assert self.changed(files, lambda: (files / "lib" / "more.py").write_text(""))
+
+    def test_changes_with_a_new_wheel_in_a_directory_that_the_project_brings_along(self, files):
+        assert self.changed(files, lambda: wheel(files / "vendored", "delta", "2.0"))
+
+    def test_changes_with_what_a_local_package_takes_from_beside_it(self, files):
+        package(files / "common", "eta")
+        with (files / "lib" / "pyproject.toml").open("a") as file:
+            file.write('[tool.uv.sources]\neta = { path = "../common" }\n')
+        assert self.changed(files, lambda: (files / "common" / "eta.py").write_text("x = 2"))
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            replace(WANTED, dependencies=WANTED.dependencies[:-1]),
+            replace(WANTED, dependencies=("alpha==1.0", *WANTED.dependencies)),
+            replace(WANTED, build_dependencies=("alpha",)),
+            replace(WANTED, dependencies=(), build_dependencies=WANTED.dependencies),
+        ],
+    )
+    def test_changes_with_the_lines(self, files, other):
+        assert key(other, files) != key(self.WANTED, files)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("PIP_FIND_LINKS", "https://other.example/links"),
+            ("PIP_PRE", "1"),
+            ("PIP_NO_BINARY", "alpha"),
+            ("UV_DEFAULT_INDEX", "https://index.example/simple"),
+            ("UV_INDEX", "https://index.example/simple"),
+            ("UV_EXCLUDE_NEWER", "2024-01-01"),
+            ("UV_RESOLUTION", "lowest"),
+            ("UV_TORCH_BACKEND", "cpu"),
+            ("CFLAGS", "-O3"),
+        ],
+    )
+    def test_changes_with_a_setting_that_changes_what_is_installed(self, files, monkeypatch, name, value):
+        assert self.changed(files, lambda: monkeypatch.setenv(name, value))
+
+    @pytest.mark.parametrize("name", ["UV_CONSTRAINT", "UV_OVERRIDE", "PIP_CONSTRAINT"])
+    def test_changes_with_the_content_of_files_that_settings_name(self, files, monkeypatch, tmp_path, name):
+        named = tmp_path / "named.txt"
+        named.write_text("alpha==1.0\n")
+        assert self.changed(files, lambda: monkeypatch.setenv(name, str(named)))
+        assert self.changed(files, lambda: named.write_text("alpha==2.0\n"))
+
+    def test_changes_with_the_users_own_configuration_of_uv(self, files, home):
+        (home / ".config" / "uv").mkdir(parents=True)
+        assert self.changed(files, lambda: (home / ".config/uv/uv.toml").write_text("prerelease = 'allow'"))
+
+    def test_changes_with_a_variable_in_a_line(self, project, monkeypatch):
+        wanted = recipe("alpha==${ALPHA_VERSION}")
+        monkeypatch.setenv("ALPHA_VERSION", "1.0")
+        before = key(wanted, project)
+        monkeypatch.setenv("ALPHA_VERSION", "2.0")
+        assert key(wanted, project) != before
+
+    def test_changes_with_the_python(self, project, other_python):
+        here, there = ensure(recipe(), project), ensure(recipe(python=other_python.version), project)
+        assert here.key != there.key
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("PIP_TIMEOUT", "3"),
+            ("PIP_QUIET", "1"),
+            ("UV_HTTP_TIMEOUT", "3"),
+            ("UV_CACHE_DIR", "/elsewhere"),
+            ("UV_CONCURRENT_DOWNLOADS", "1"),
+            ("UV_INDEX_PRIVATE_PASSWORD", "secret"),
+            ("VIRTUAL_ENV", "/elsewhere"),
+        ],
+    )
+    def test_stays_with_a_setting_that_changes_nothing_in_what_is_installed(self, files, monkeypatch, name, value):
+        assert not self.changed(files, lambda: monkeypatch.setenv(name, value))
+
+    @pytest.mark.parametrize("name", ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX"])
+    def test_stays_when_the_password_of_an_index_changes(self, files, monkeypatch, name):
+        monkeypatch.setenv(name, "https://me:old-password@index.example/simple")
+        assert not self.changed(files, lambda: monkeypatch.setenv(name, "https://you:new@index.example/simple"))
+        assert self.changed(files, lambda: monkeypatch.setenv(name, "https://me:new@other.example/simple"))
+
+    def test_stays_when_the_password_in_a_line_changes(self, project):
+        line = "--extra-index-url https://me:{}@index.example/simple"
+        assert key(recipe(line.format("old")), project) == key(recipe(line.format("new")), project)
+
+    def test_stays_with_what_builds_tests_and_tracking_leave_behind(self, files):
+        def leave():
+            for name in ("__pycache__/a.pyc", "gamma.egg-info/PKG-INFO", "build/x", ".git/HEAD", "mlruns/0/meta.yaml"):
+                (files / "lib" / name).parent.mkdir(parents=True)
+                (files / "lib" / name).write_text("left behind")
+
+        assert not self.changed(files, leave)
+
+    def test_stays_in_another_checkout_of_the_same_content(self, files, tmp_path):
+        shutil.copytree(files, tmp_path / "checkout")
+        os.utime(tmp_path / "checkout" / "lib" / "gamma.py", (1, 1))
+        assert key(self.WANTED, tmp_path / "checkout") == key(self.WANTED, files)
+
+    def test_stays_when_mlproj_runs_in_another_virtual_environment_of_the_same_python(self, project, tmp_path):
+        code = (
+            "from mlproj_core.environments.uv_manager import UvManager; import pathlib\n"
+            "print(UvManager().key(None, pathlib.Path('.')))"
+        )
+        keys = set()
+        path = os.pathsep.join(str(Path(one.__file__).parents[1]) for one in (mlproj_core, platformdirs))
+        for name, options in (("one", []), ("two", ["--copies"])):
+            subprocess.run([sys.executable, "-m", "venv", "--without-pip", *options, tmp_path / name], check=True)
+            done = subprocess.run(
+                [tmp_path / name / "bin" / "python", "-c", code],
+                env={**os.environ, "PYTHONPATH": path}, cwd=project, capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            keys.add(done.stdout)
+        assert keys == {key(recipe(), project) + "\n"}
+
+
+class TestARequestToBuild:
+    def test_holds_the_recipe_as_json(self, project):
+        request = build_request("uv", recipe("alpha"), project)
+        assert json.loads(json.dumps(request)) == {
+            "manager": "uv",
+            "directory": str(project),
+            "spec": {"python": None, "build_dependencies": [], "dependencies": ["alpha"], "path": None},
+        }
+
+    def test_holds_no_password(self, project):
+        request = build_request("uv", recipe("--index-url https://me:s3cr3t@index.example/simple"), project)
+        assert "s3cr3t" not in json.dumps(request)
+        assert request["spec"] is None
