@@ -121,16 +121,14 @@ class Slot:
     def info(self) -> EnvironmentInfo:
         """What is known of the environment."""
         facts = _facts(self.marker)
-        with contextlib.suppress(OSError):
-            facts["last_used"] = self.in_use_lock.stat().st_mtime
         return EnvironmentInfo(
             key=self.key,
             manager=str(facts.get("manager", "")),
             prefix=self.prefix,
             python=str(facts.get("python", "")),
             purpose=str(facts.get("purpose", "")),
-            created=float(facts.get("created", 0.0)),
-            last_used=float(facts.get("last_used", 0.0)),
+            created=_changed(self.marker),
+            last_used=_changed(self.in_use_lock),
             in_use=_is_locked(self.in_use_lock),
             complete=self.complete(),
             editable=tuple(facts.get("editable", ())),
@@ -237,6 +235,14 @@ def _sweep() -> None:
             idle = time.time() - lock.stat().st_mtime
             if idle > _STALE_LOCK_SECONDS and not (_root() / lock.stem).exists() and not _is_locked(lock):
                 lock.unlink(missing_ok=True)
+
+
+def _changed(path: Path) -> float:
+    """When a file was last written, by the clock of its file system: times of one clock can be compared."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _facts(marker: Path) -> dict[str, Any]:

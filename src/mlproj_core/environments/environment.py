@@ -86,7 +86,7 @@ class EnvironmentInfo:
         prefix: its directory.
         python: full version of its Python, as in "3.11.7".
         purpose: what it was first built for: the path of an environment file or of a project directory.
-        created: when its build ended, in seconds since the epoch.
+        created: when its build ended, in seconds since the epoch; 0 if it has not.
         last_used: when it was last asked for, in seconds since the epoch.
         in_use: whether a process holds its in-use lock now.
         complete: False when a build was cut off, or is under way.

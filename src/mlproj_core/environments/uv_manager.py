@@ -226,7 +226,6 @@ def _build(plan: _Plan, lock: int, report: Callable[[str], None]) -> None:
             "interpreter": python.path,
             "purpose": plan.recipe.path or str(plan.directory),
             "editable": [str(path) for path in plan.editable],
-            "created": time.time(),
         }
     )
     report(f"environment {slot.key[:12]} is ready after {time.monotonic() - began:.1f} s")
