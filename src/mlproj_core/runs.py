@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlproj_core import protocol
 from mlproj_core.errors import ContactLost, ExecutionException, TrackingError, TrackingRefused, UserError
 from mlproj_core.handle import RunHandle
+from mlproj_core.lines import Lines
 from mlproj_core.report import Report, log
 from mlproj_core.status import Phase, Reason, RunStatus
 
@@ -65,6 +66,21 @@ class SubmittedRun:
     def run_id(self) -> str:
         """The MLflow run's id; one of mlproj's own when the run is untracked."""
         return self._handle.run_id
+
+    @property
+    def request(self) -> Mapping[str, Any]:
+        """What was asked for, without secrets: `uri`, `commit`, `entry_point`, `command`, `parameters` and more.
+
+        Empty for a run of which nothing is left, and for one that was cancelled before it was submitted.
+        """
+        claim = self._observe().claim
+        return claim.request if claim is not None else {}
+
+    @property
+    def tracking_url(self) -> str | None:
+        """The run's page in MLflow, known as soon as it is submitted; None if it has none."""
+        record = self._observe().record
+        return record.url if record is not None else None
 
     @property
     def phase(self) -> Phase:
@@ -154,6 +170,14 @@ class SubmittedRun:
                 yield text, cursor - decode.pending
         if rest := decode.finish():
             yield rest, cursor
+
+    def read_lines(self, follow: bool = False, cursor: int = 0) -> Iterator[tuple[str, int]]:
+        """As `read_logs`, in whole lines without their ends; a progress bar's line as a terminal would show it."""
+        lines = Lines()
+        for data, after in self._chunks(follow, cursor):
+            cursor = after
+            yield from lines.feed(data, cursor)
+        yield from lines.finish(cursor)
 
     def _chunks(self, follow: bool, cursor: int) -> Iterator[tuple[bytes, int]]:
         if follow:
