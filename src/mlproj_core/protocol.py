@@ -313,20 +313,32 @@ def cancel(backend: Backend, handle: RunHandle, report: Report) -> Sighting:
 
 
 def cancel_key(backend: Backend, key: str, turn: Turn | None, report: Report) -> RunHandle:
-    """End the newest attempt of a key; where there is none, claim one as a tombstone, so that none will start."""
+    """End the newest attempt of a key, and see to it that none is started at this turn.
+
+    Where there is nothing that `submit` would return at this turn, a tombstone is claimed, which it then returns.
+
+    Raises:
+        Superseded: the newest attempt was claimed at a later turn, and is left alone.
+    """
     while True:
         handle = backend.find(key)
-        if handle is None:
-            claim = Claim(key, 1, turn, "", {}, created_at=time.time(), tombstone=True)
-            hold = backend.claim(claim, None)
-            if hold is None:
-                continue
+        if handle is not None:
+            claimed_at = _turn_of(backend.look(handle), handle)
+            if turn is not None and claimed_at is not None and claimed_at > turn:
+                raise Superseded(
+                    f"Attempt {handle.tag} was claimed at turn {_words(claimed_at)}, later than the cancelled "
+                    f"{_words(turn)}: it is left alone."
+                )
+            cancel(backend, handle, report)
+            if turn is None or claimed_at == turn:
+                return handle
+        claim = Claim(key, handle.attempt + 1 if handle else 1, turn, "", {}, created_at=time.time(), tombstone=True)
+        hold = backend.claim(claim, None)
+        if hold is not None:
             backend.mark_cancelled(hold.handle)
             hold.end(_cancelled("before it was submitted"))
             hold.release()
             return hold.handle
-        cancel(backend, handle, report)
-        return handle
 
 
 def tracked_outcome(tracking: Tracking, handle: RunHandle) -> Outcome | None:

@@ -291,6 +291,34 @@ class ProtocolSuite:
         assert run.wait()
         assert run.handle.attempt == 2
 
+    def test_a_cancel_between_two_tries_lets_the_second_start_nothing(self, world):
+        world.project_runs("exit 1")
+        world.submit(key="k", turn=1).wait()
+        protocol.cancel_key(load_backend(world.backend), "k", (2,), print)
+        run = world.submit(key="k", turn=2)
+        assert (run.get_status(), run.handle.attempt) == ("KILLED", 2)
+        assert world.starts() == 1
+
+    def test_a_cancel_by_a_later_try_ends_what_lives_and_starts_nothing(self, world):
+        world.project_runs("sleep 60")
+        first = world.submit(key="k", turn=1)
+        until(world.starts)
+        protocol.cancel_key(load_backend(world.backend), "k", (2,), print)
+        assert first.get_status() == "KILLED"
+        assert world.submit(key="k", turn=2).get_status() == "KILLED"
+        assert world.starts() == 1
+        assert world.survivors() == []
+
+    def test_a_late_cancel_by_an_earlier_try_leaves_a_later_one_alone(self, world):
+        world.project_runs("exit 1")
+        world.submit(key="k", turn=1).wait()
+        world.project_runs("sleep 60")
+        second = world.submit(key="k", turn=2)
+        with pytest.raises(mlproj_core.Superseded):
+            protocol.cancel_key(load_backend(world.backend), "k", (1,), print)
+        assert second.get_status() == "RUNNING"
+        second.cancel()
+
     @pytest.mark.parametrize("instant", INSTANTS[1:3])
     def test_a_cancel_while_it_is_being_submitted_starts_nothing(self, world, instant):
         asker, go_on = world.paused_asker(instant, arguments={"key": "k", "turn": 1})
