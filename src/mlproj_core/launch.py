@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ class Launch:
         timeout: seconds from the start of the work until it is ended; None for no limit.
         backend_config: what the caller gave for the backend.
         tethered: whether the run ends with the process that asks for it (local backend).
+        withhold: patterns (fnmatch) of the caller's variables that neither the builder of the environment nor the
+            project sees.
     """
 
     checkout: Checkout
@@ -52,11 +54,16 @@ class Launch:
     timeout: float | None = None
     backend_config: Mapping[str, Any] = field(default_factory=dict)
     tethered: bool = False
+    withhold: Sequence[str] = ()
 
     def environment_of(self, caller: Mapping[str, str], record: Record) -> dict[str, str]:
         """The environment of the project's process: the caller's, with what the run adds. It may hold secrets."""
-        withheld = (*KEPT_FROM_PROJECTS, *self.tracking.child_unset)
-        variables = {name: value for name, value in caller.items() if name not in withheld}
+        from fnmatch import fnmatchcase
+
+        withheld = (*KEPT_FROM_PROJECTS, *self.tracking.child_unset, *self.withhold)
+        variables = {
+            name: value for name, value in caller.items() if not any(fnmatchcase(name, pattern) for pattern in withheld)
+        }
         variables.update(self.variables)
         variables.update(self.tracking.child_secrets)
         variables.update(self.tracking.child_variables(record.run_id, record.experiment_id or ""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class RunRequest:
     tracking_uri: str | None = None
     timeout: float | None = None
     git_token: str | None = None
+    withhold: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.experiment_name and self.experiment_id:

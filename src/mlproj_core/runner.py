@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlproj_core.claim import read_turn
@@ -49,6 +49,7 @@ def run(
     tracking_uri: str | None = None,
     timeout: float | None = None,
     git_token: str | None = None,
+    withhold: Sequence[str] = (),
     report: Report = log,
 ) -> SubmittedRun:
     """Run an MLflow project; the arguments are those of `mlflow.projects.run`, with the same meaning.
@@ -81,6 +82,7 @@ def run(
         tracking_uri: the tracking server or store; by default MLFLOW_TRACKING_URI.
         timeout: seconds after which the run is ended as FAILED, whoever is still there to see it.
         git_token: password or token for the project's Git repository.
+        withhold: patterns such as "AIRFLOW__*" (fnmatch) of this process's variables that the project is not to see.
         report: is given one line of text for each thing worth telling.
 
     Raises:
@@ -117,6 +119,7 @@ def submit(
     tracking_uri: str | None = None,
     timeout: float | None = None,
     git_token: str | None = None,
+    withhold: Sequence[str] = (),
     key: str | None = None,
     turn: int | list[int] | tuple[int, ...] | None = None,
     fresh_after: int | list[int] | tuple[int, ...] = 0,
@@ -255,6 +258,7 @@ def _launch(
         timeout=request.timeout,
         backend_config=config,
         tethered=tethered,
+        withhold=request.withhold,
     )
 
 

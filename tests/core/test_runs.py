@@ -264,6 +264,23 @@ class TestRun:
         run = mlproj_core.attach(handle)
         assert (run.get_status(), run.reason.code) == ("KILLED", "cancelled")
 
+    def test_what_is_withheld_is_not_seen_by_the_project(self, world, monkeypatch):
+        monkeypatch.setenv("SCHEDULER__DATABASE", "the scheduler's secret")
+        monkeypatch.setenv("SCHEDULER_ZONE", "eu")
+        world.project_runs("env > seen")
+        run = mlproj_core.run(**world.arguments(withhold=["SCHEDULER__*"]))
+        seen = (world.project / "seen").read_text()
+        assert "SCHEDULER_ZONE=eu\n" in seen
+        assert "secret" not in seen
+        assert run.get_status() == "FINISHED"
+
+    def test_tells_what_was_asked_for_without_secrets(self, world):
+        run = world.submit(parameters={"alpha": 0.5}, env_vars={"TOKEN": "secret"})
+        assert run.request["command"] == "bash main.sh --alpha 0.5"
+        assert run.request["entry_point"] == "main"
+        assert "secret" not in json.dumps(run.request)
+        run.wait()
+
     def test_backend_config_may_be_a_json_file(self, world, tmp_path):
         (tmp_path / "config.json").write_text('{"detach": true, "grace": 3}')
         run = mlproj_core.run(**world.arguments(backend_config=str(tmp_path / "config.json")))
