@@ -67,8 +67,10 @@ def run(
         experiment_name: the experiment to record the run in, created if it does not exist; or
         experiment_id: its id.
         backend: where to run: "local", or a backend that is installed.
-        backend_config: the backend's own settings: a dict, or the path to a `.json` file. Local: `detach` (bool) and
-            `grace` (seconds between TERM and KILL when the run is ended; default 10).
+        backend_config: the backend's own settings: a dict, or the path to a `.json` file. Local: `detach` (bool),
+            `grace` (seconds between TERM and KILL when the run is ended; default 10) and `max_runs` (how many of the
+            runs that give it work on this host at once; the others wait in the phase `queued`, outside their
+            `timeout`).
         storage_dir: directory for data that is fetched for parameters of type path.
         synchronous: whether to wait for the end. If not, the run is detached: it outlives this process.
         run_id: an existing MLflow run to use instead of creating one.

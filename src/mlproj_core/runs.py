@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from mlproj_core.status import Phase, Reason, RunStatus
 
 if TYPE_CHECKING:
     from mlproj_core.backends.backend import Backend, Sighting
+    from mlproj_core.claim import Record
 
 __all__ = ["LocalSubmittedRun", "RunResult", "SubmittedRun", "attach", "deliver"]
 
@@ -77,10 +78,14 @@ class SubmittedRun:
         return claim.request if claim is not None else {}
 
     @property
-    def tracking_url(self) -> str | None:
-        """The run's page in MLflow, known as soon as it is submitted; None if it has none."""
-        record = self._observe().record
-        return record.url if record is not None else None
+    def record(self) -> Record | None:
+        """The MLflow run, known as soon as this one is submitted; None for a run of which nothing is left."""
+        return self._observe().record
+
+    @property
+    def page(self) -> str | None:
+        """The run's page where it runs, such as a Databricks workspace; None if there is none."""
+        return self._backend.page(self._handle)
 
     @property
     def phase(self) -> Phase:
@@ -212,12 +217,40 @@ class SubmittedRun:
 
         return await asyncio.to_thread(self.result)
 
-    async def read_logs_async(self, cursor: int = 0) -> AsyncIterator[tuple[str, int]]:
-        """As `read_logs` without following: one look brings what there is."""
-        import asyncio
+    async def read_logs_async(self, follow: bool = False, cursor: int = 0) -> AsyncGenerator[tuple[str, int], None]:
+        """As `read_logs`, without blocking the event loop; following takes no thread, however many runs are followed.
 
-        for piece in await asyncio.to_thread(lambda: list(self.read_logs(cursor=cursor))):
-            yield piece
+        Whoever leaves before the end closes it (`contextlib.aclosing`), or what it watches with is kept until later.
+        """
+        if not follow:
+            import asyncio
+
+            for piece in await asyncio.to_thread(lambda: list(self.read_logs(cursor=cursor))):
+                yield piece
+            return
+        from contextlib import aclosing
+
+        decode = _Decoder()
+        async with aclosing(self._backend.follow_output_async(self._handle, cursor)) as chunks:
+            async for data, after in chunks:
+                cursor = after
+                if text := decode(data):
+                    yield text, cursor - decode.pending
+        if rest := decode.finish():
+            yield rest, cursor
+
+    async def read_lines_async(self, cursor: int = 0) -> AsyncGenerator[tuple[str, int], None]:
+        """As `read_lines` with following, without blocking the event loop; to be closed as `read_logs_async`."""
+        from contextlib import aclosing
+
+        lines = Lines()
+        async with aclosing(self._backend.follow_output_async(self._handle, cursor)) as chunks:
+            async for data, after in chunks:
+                cursor = after
+                for line in lines.feed(data, cursor):
+                    yield line
+        for line in lines.finish(cursor):
+            yield line
 
     def _observe(self) -> Sighting:
         return protocol.observe(self._backend, self._handle, self._report)

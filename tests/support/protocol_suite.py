@@ -7,6 +7,7 @@ A backend's test module makes a class of it and says where its world is:
         def world(self, tmp_path, monkeypatch): return LocalWorld(...)
 """
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -389,3 +390,19 @@ class ProtocolSuite:
         world.forget(run.handle)
         assert run.get_status() == "FAILED"
         assert run.reason.code == "forgotten"
+
+    # -- its output
+
+    def test_what_is_followed_in_an_event_loop_is_what_is_followed_in_a_thread(self, world):
+        async def follow(run):
+            return [piece async for piece in run.read_logs_async(follow=True)]
+
+        world.project_runs("for i in 1 2 3; do printf 'line %s: ä€😀\\n' $i; sleep 0.1; done; exit 3")
+        run = world.submit(key="k")
+        pieces, again = asyncio.run(follow(run)), list(run.read_logs(follow=True))
+        text = "".join(text for text, _ in pieces)
+        assert [line for line in text.splitlines() if line.startswith("line")] == [
+            f"line {number}: ä€😀" for number in (1, 2, 3)
+        ]
+        assert text == "".join(text for text, _ in again)
+        assert pieces[-1][1] == again[-1][1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -125,6 +125,12 @@ class Backend(Protocol):
 
     def follow_output(self, handle: RunHandle, cursor: int) -> Iterator[tuple[bytes, int]]:
         """Output from `cursor` on, as it comes, until the attempt is over."""
+
+    def follow_output_async(self, handle: RunHandle, cursor: int) -> AsyncGenerator[tuple[bytes, int], None]:
+        """As `follow_output`, in an event loop, without a thread for each."""
+
+    def page(self, handle: RunHandle) -> str | None:
+        """The address of the attempt's page where it runs; None if there is none."""
 
     def read_result(self, handle: RunHandle) -> dict[str, Any] | None:
         """The JSON object that the project left at MLPROJ_RESULT; None if it left none."""

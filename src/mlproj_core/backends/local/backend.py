@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mlproj_core.backends.local.directory import RunDirectory, locate, reference
 from mlproj_core.backends.local.hold import LocalHold, cut_tether, tether_of
 from mlproj_core.backends.local.output import OutputReader, tail
 from mlproj_core.backends.local.processes import descendants, kill
-from mlproj_core.backends.local.watch import OutputWatch, ProcessWatch
+from mlproj_core.backends.local.watch import LoopOutputWatch, OutputWatch, ProcessWatch
 from mlproj_core.claim import Claim, Record
 from mlproj_core.errors import ContactLost, ExecutionException, UserError
 from mlproj_core.handle import RunHandle, key_digest
@@ -69,7 +69,7 @@ class LocalBackend:
         return self._handle(claim.key, claim.attempt, claim)
 
     def check_config(self, config: Mapping[str, Any]) -> None:
-        """`detach` is true or false, `grace` a number of seconds; there is nothing else."""
+        """`detach` is true or false, `grace` a number of seconds, `max_runs` a number of runs; no more is taken."""
         for name, value in config.items():
             if name == "detach":
                 if not isinstance(value, bool):
@@ -77,14 +77,18 @@ class LocalBackend:
             elif name == "grace":
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
                     raise UserError(f"backend_config['grace'] must be a number of seconds, 0 or more; got {value!r}")
+            elif name == "max_runs":
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    raise UserError(f"backend_config['max_runs'] must be a whole number, 1 or more; got {value!r}")
             else:
                 from difflib import get_close_matches
 
-                close = get_close_matches(str(name), ("detach", "grace"), n=1)
+                close = get_close_matches(str(name), ("detach", "grace", "max_runs"), n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise UserError(
                     f"backend_config: the local backend knows no {name!r}.{hint} It takes detach (true: the run "
-                    "outlives this process) and grace (seconds between TERM and KILL when the run is ended)."
+                    "outlives this process), grace (seconds between TERM and KILL when the run is ended) and max_runs "
+                    "(how many of the runs that give it work on this host at once; the others wait)."
                 )
         log_limit()
 
@@ -138,6 +142,7 @@ class LocalBackend:
             "environment": {"ready": launch.environment["ready"], "request": request},
             "tethered": launch.tethered,
             "grace": float(launch.backend_config.get("grace", GRACE)),
+            "max_runs": launch.backend_config.get("max_runs"),
             "log_limit": log_limit(),
             "import_root": str(Path(__file__).parents[3]),
         }
@@ -185,14 +190,14 @@ class LocalBackend:
 
     def wait(self, handle: RunHandle, timeout: float | None) -> None:
         """Wait for the supervisor's end, by its pidfd."""
-        until = None if timeout is None else time.monotonic() + timeout
+        until, ended = None if timeout is None else time.monotonic() + timeout, False
         while (state := self.look(handle).state) in (State.LIVING, State.STARTING, State.UNSTARTED):
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 return
-            if state is State.LIVING:
+            if state is State.LIVING and not ended:
                 with self._supervisor(handle) as supervisor:
-                    supervisor.wait(left)
+                    ended = supervisor.wait(left)
             else:
                 time.sleep(_interval(state, left))
         with self._supervisor(handle) as supervisor:
@@ -202,14 +207,14 @@ class LocalBackend:
         """As `wait`, in an event loop."""
         import asyncio
 
-        until = None if timeout is None else time.monotonic() + timeout
+        until, ended = None if timeout is None else time.monotonic() + timeout, False
         while (state := self.look(handle).state) in (State.LIVING, State.STARTING, State.UNSTARTED):
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 return
-            if state is State.LIVING:
+            if state is State.LIVING and not ended:
                 with self._supervisor(handle) as supervisor:
-                    await supervisor.wait_async(left)
+                    ended = await supervisor.wait_async(left)
             else:
                 await asyncio.sleep(_interval(state, left))
         with self._supervisor(handle) as supervisor:
@@ -222,11 +227,12 @@ class LocalBackend:
 
     def follow_output(self, handle: RunHandle, cursor: int) -> Iterator[tuple[bytes, int]]:
         """Follow the output's segments by the supervisor's nudges, else by inotify."""
-        directory = locate(handle).path
-        (directory / "output").mkdir(exist_ok=True)
-        reader = OutputReader(str(directory / "output"), cursor)
-        tether = tether_of(directory)
-        watch = OutputWatch(str(directory / "output"), tether.take_nudges() if tether else None)
+        directory = _output_directory(handle)
+        if directory is None:
+            return
+        reader = OutputReader(directory, cursor)
+        tether = tether_of(locate(handle).path)
+        watch = OutputWatch(directory, tether.take_nudges() if tether else None)
         supervisor: ProcessWatch | None = None
         try:
             while True:
@@ -243,6 +249,35 @@ class LocalBackend:
             watch.close()
             if supervisor is not None:
                 supervisor.close()
+
+    async def follow_output_async(self, handle: RunHandle, cursor: int) -> AsyncGenerator[tuple[bytes, int], None]:
+        """Follow the output's segments by inotify, of which all that is followed in an event loop has one."""
+        import asyncio
+
+        directory = _output_directory(handle)
+        if directory is None:
+            return
+        reader, state = OutputReader(directory, cursor), State.STARTING
+        supervisor: ProcessWatch | None = None
+        with LoopOutputWatch(directory) as watch:
+            while True:
+                # The state is asked before the output is read, as in `follow_output`. It is not asked at each piece of
+                # output, since looking takes longer than reading: the end of a supervisor is not overlooked.
+                if not watch.sighted:
+                    state = self.look(handle).state
+                    if supervisor is None and state is State.LIVING:
+                        supervisor = self._supervisor(handle)
+                        watch.attend(supervisor)
+                while data := reader.read():
+                    yield data, reader.cursor
+                    await asyncio.sleep(0)  # whoever prints without a pause does not keep the loop from others
+                if state in (State.ENDED, State.LOST, State.GONE):
+                    return
+                await watch.wait(None if state is State.LIVING else _interval(state, None))
+
+    def page(self, handle: RunHandle) -> str | None:
+        """None: a process of this host has no page."""
+        return None
 
     def read_result(self, handle: RunHandle) -> dict[str, Any] | None:
         """The JSON object that the project left at MLPROJ_RESULT."""
@@ -364,6 +399,16 @@ class LocalBackend:
         return ProcessWatch(identity["pid"], identity["started"])
 
 
+def _output_directory(handle: RunHandle) -> str | None:
+    """Where a run's output is, made if its supervisor has not begun yet, to be watched; None if the run is gone."""
+    directory = locate(handle).path / "output"
+    try:
+        directory.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        return None
+    return str(directory)
+
+
 def end_survivors(handle: RunHandle) -> None:
     """End every process that carries the attempt's mark: TERM, a short grace, KILL, until none is left."""
     directory, told = str(locate(handle).path), set[int]()
@@ -402,7 +447,8 @@ def _delete(directory: Path) -> None:
 
 
 def _interval(state: State, left: float | None) -> float:
-    interval = STARTING_INTERVAL if state is State.STARTING else UNSTARTED_INTERVAL
+    # LIVING, though its supervisor has ended: somebody holds the lock for as long as it takes to bury the run.
+    interval = UNSTARTED_INTERVAL if state is State.UNSTARTED else STARTING_INTERVAL
     return interval if left is None else min(interval, left)
 
 

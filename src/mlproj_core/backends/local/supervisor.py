@@ -15,6 +15,8 @@ Its contract with the rest of the local backend is the run directory:
     output/          written: what the project prints
     end.json         written once, atomically: the outcome
     settled          looked for at the end: the outcome was delivered to the tracking server
+
+Beside the run directories it uses `slots/`, where the runs with a limit (`max_runs`) that are at work hold a lock each.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, NoReturn
+
+    from mlproj_core.backends.local.slots import Slots
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -88,6 +92,7 @@ class Supervisor:
         self.deadline: float | None = None
         self.stopping: str | None = None
         self.reader: int | None = None
+        self.slots: Slots | None = None
         self.oom_kills = oom_kills()
         self.poll = select.poll()
         self.wakeup, self.wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -102,8 +107,6 @@ class Supervisor:
         signal.set_wakeup_fd(self.wakeup_end, warn_on_full_buffer=False)
         self.poll.register(self.wakeup, select.POLLIN)
         self.tether_to_asker()
-        if self.request["timeout"] is not None:
-            self.deadline = time.monotonic() + float(self.request["timeout"])
         self.write("supervisor.json", {"pid": os.getpid(), "started": start_time(os.getpid())})
         for line in self.record["banner"]:
             self.say(line)
@@ -119,8 +122,16 @@ class Supervisor:
             self.say(line)
         self.output.close()
         self.write("end.json", outcome)
+        if self.slots is not None:
+            self.slots.leave()
 
     def work(self) -> dict[str, Any]:
+        if not self.take_slot():
+            return self.stopped()
+        # Not before: the limit is on how long the work takes, its environment included, and how long the run waits for
+        # others says nothing of that.
+        if self.request["timeout"] is not None:
+            self.deadline = time.monotonic() + float(self.request["timeout"])
         if self.stop_requested():
             return self.stopped()
         environment = self.environment()
@@ -140,6 +151,38 @@ class Supervisor:
         if self.stopping:
             return self.stopped()
         return self.outcome_of(status)
+
+    # -- the limit on runs of this host
+
+    def take_slot(self) -> bool:
+        """Wait until fewer than `max_runs` runs that have a limit are at work; False if this one is stopped first."""
+        if self.stop_requested():
+            return False
+        limit = self.request.get("max_runs")  # which the claims of an earlier release do not have
+        if limit is None:
+            return True
+        from mlproj_core.backends.local.slots import Slots
+
+        state = os.path.dirname(os.path.dirname(os.path.dirname(self.directory)))
+        slots = self.slots = Slots(os.path.join(state, "slots"), limit)
+        if slots.take():
+            return True
+        self.enter("queued")
+        at_work = "1 run is" if limit == 1 else f"{limit} runs are"
+        self.say(f"waiting: {at_work} at work on this host, its limit (max_runs)")
+        began = time.monotonic()
+        slots.listen()
+        if slots.bell is not None:
+            self.poll.register(slots.bell, select.POLLIN)
+        while not (stopped := self.stop_requested()) and not slots.take():
+            pause = slots.pause()
+            self.rest(None if pause is None else time.monotonic() + pause)
+        if slots.bell is not None:
+            self.poll.unregister(slots.bell)
+            slots.hush()
+        if not stopped:
+            self.say(f"waited {time.monotonic() - began:.1f} s; another run has ended, and this one goes on")
+        return not stopped
 
     # -- the environment
 
@@ -218,6 +261,8 @@ class Supervisor:
                 self.copy()
             elif descriptor == self.wakeup:
                 empty(self.wakeup)
+            elif self.slots is not None and descriptor == self.slots.bell:
+                self.slots.hear()
             else:
                 self.poll.unregister(descriptor)
                 self.stop("tether")

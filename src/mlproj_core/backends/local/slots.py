@@ -1,0 +1,97 @@
+"""The slots that runs with a limit on this host share: each is a lock on a file, freed by the kernel with its holder.
+
+Standard library only, and light: a supervisor holds this module in memory for as long as its run lasts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+__all__ = ["Slots"]
+
+BLIND_INTERVAL = 0.5
+"""Seconds between looks at the slots where the kernel gives no event."""
+
+FIRST_PAUSE, LAST_PAUSE = 0.01, 1.0
+"""Seconds to the first look again after a slot was closed, each next one after twice as long; and when to leave off."""
+
+
+class Slots:
+    """The first N slots of a state directory, of which a supervisor takes one and keeps it until its run is over.
+
+    Whoever gets to it first takes a free slot, not whoever has waited longest. All who wait hear a slot's file being
+    closed, as it is when its holder ends, in whatever way. They keep the files open themselves: to open one for a look
+    and close it again would wake all of them, each other and themselves, for ever.
+
+    Attributes:
+        bell: descriptor that is readable when a slot may have become free; None while nobody listens or can.
+    """
+
+    def __init__(self, directory: str, number: int) -> None:
+        """Use the slots 0 to `number` - 1 in this directory, which is made if need be."""
+        os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103  # as in the supervisor: pathlib is too big
+        self.directory = directory
+        self.number = number
+        self.bell: int | None = None
+        self._files: list[int] = []
+        self._taken: int | None = None
+        self._pause: float | None = None
+
+    def take(self) -> bool:
+        """Take a slot if one is free."""
+        for slot in range(self.number):
+            if slot == len(self._files):
+                name = f"{self.directory}/{slot}"
+                self._files.append(os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            try:
+                fcntl.flock(self._files[slot], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            self._taken = self._files.pop(slot)
+            self._close_others()
+            return True
+        return False
+
+    def listen(self) -> None:
+        """Have the kernel tell when a slot is closed; look once more after this, for what was closed before."""
+        from mlproj_core.backends.local import inotify
+
+        self.bell = inotify.watched(self.directory, inotify.IN_CLOSE_WRITE)
+
+    def hush(self) -> None:
+        """Listen no more."""
+        if self.bell is not None:
+            os.close(self.bell)
+            self.bell = None
+
+    def hear(self) -> None:
+        """Take in that the bell has rung."""
+        from mlproj_core.backends.local import inotify
+
+        if self.bell is not None:
+            for _ in inotify.events(self.bell):
+                pass
+            self._pause = FIRST_PAUSE
+
+    def pause(self) -> float | None:
+        """Seconds after which to look at the slots again, even if the bell does not ring; None: not before it rings."""
+        if self.bell is None:
+            return BLIND_INTERVAL
+        # Of a holder that was killed, the kernel closes the file first and frees the lock a moment later.
+        pause = self._pause
+        if pause is not None:
+            self._pause = 2 * pause if pause < LAST_PAUSE else None
+        return pause
+
+    def leave(self) -> None:
+        """Give back the slot, or wait for one no longer."""
+        if self._taken is not None:
+            fcntl.flock(self._taken, fcntl.LOCK_UN)  # before the close, which is what the others hear
+            os.close(self._taken)
+            self._taken = None
+        self._close_others()
+
+    def _close_others(self) -> None:
+        while self._files:
+            os.close(self._files.pop())
