@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 
 from mlproj_core.errors import UserError
 from mlproj_core.tracking.record import Tracking
@@ -16,7 +17,9 @@ PATIENCE = 5.0
 """Seconds a call may spend on a server that is down, before it raises."""
 
 
-def connect(tracking_uri: str | None = None, *, patience: float = PATIENCE) -> Tracking:
+def connect(
+    tracking_uri: str | None = None, *, patience: float = PATIENCE, environ: Mapping[str, str] = os.environ
+) -> Tracking:
     """The place where runs are recorded. Asks nothing of it yet.
 
     The first of these that is given: the argument, MLPROJ_TRACKING=off (untracked), the URI set in this
@@ -27,6 +30,7 @@ def connect(tracking_uri: str | None = None, *, patience: float = PATIENCE) -> T
         tracking_uri: any tracking URI that MLflow takes, or "untracked:". One without credentials takes
             those of MLFLOW_TRACKING_URI, if that is the same place with credentials.
         patience: seconds a call may spend on a server that is down, before it raises.
+        environ: where the credentials of a tracking server are looked up; by default this process's environment.
 
     Raises:
         UserError: the URI, or a variable beside it, cannot be used.
@@ -57,7 +61,7 @@ def connect(tracking_uri: str | None = None, *, patience: float = PATIENCE) -> T
     from mlproj_core.tracking.server import TrackingServer
     from mlproj_core.tracking.session import Session
 
-    return TrackingServer(Session(uri, patience=patience), mlflow_uri=uri)
+    return TrackingServer(Session(uri, patience=patience, environ=environ), mlflow_uri=uri)
 
 
 def _configured() -> str | None:

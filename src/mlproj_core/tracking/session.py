@@ -52,10 +52,10 @@ class Session:
         uri: the server, credentials and all.
         patience: seconds that a call may spend on a server that is down before it raises. MLflow's own
             client waits for minutes; a step of a pipeline wants to know.
+        environ: the variables of MLflow's client.
     """
 
-    def __init__(self, uri: str, *, patience: float) -> None:
-        environ = os.environ
+    def __init__(self, uri: str, *, patience: float, environ: Mapping[str, str] = os.environ) -> None:
         self.uri, userinfo = without_credentials(uri)
         parts = urlsplit(self.uri)
         self.userinfo = userinfo
