@@ -25,6 +25,15 @@ nox.options.error_on_missing_interpreters = True
 MLFLOW = "mlflow[auth]==3.17.2"
 """The mlflow that mlproj is compared with: its command, its parser, its server with the basic-auth app."""
 
+AIRFLOW = [
+    "apache-airflow==3.3.2",
+    "apache-airflow-providers-cncf-kubernetes",
+    "apache-airflow-providers-databricks",
+    "apache-airflow-providers-git",
+    "apache-airflow-providers-standard",
+]
+"""The Airflow that tests start, with the providers whose hooks and bundles a task of mlproj may use."""
+
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 DEPENDENCIES: list[str] = PYPROJECT["project"]["dependencies"]
 GROUPS: dict[str, list[str]] = PYPROJECT["dependency-groups"]
@@ -46,9 +55,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict type checks of the core, and of the programs beside it."""
-    install(session, *GROUPS["types"], *GROUPS["nox"], *DEPENDENCIES)
+    """Strict type checks of the core, of the adapter for Airflow, and of the programs beside them."""
+    install(session, *GROUPS["types"], *GROUPS["nox"], *DEPENDENCIES, *AIRFLOW, constraints="airflow")
     session.run("mypy")
+    session.run("mypy", "--package=airflow_mlproj")
     session.run("mypy", "noxfile.py", "scripts")
 
 
@@ -67,10 +77,22 @@ def mlflow_python(session: nox.Session) -> str:
 def core(session: nox.Session) -> None:
     """Test mlproj_core as installed; arguments after `--` go to pytest."""
     install(session, *GROUPS["test"], *DEPENDENCIES)
+    test(session, "--numprocesses=2", "--dist=loadfile", "tests/core")
+
+
+@nox.session(requires=["mlflow"])
+def airflow(session: nox.Session) -> None:
+    """Test airflow_mlproj as installed, by tasks of a real Airflow; arguments after `--` go to pytest."""
+    install(session, *GROUPS["test"], *DEPENDENCIES, *AIRFLOW, constraints="airflow")
+    test(session, "tests/airflow")
+
+
+def test(session: nox.Session, *arguments: str) -> None:
+    """Install mlproj from the source tree, and run pytest with what stands after `--`, or else with the arguments."""
     session.install("--no-deps", "--reinstall-package=mlproj", ".", silent=True)
     session.run(
         "pytest",
-        *(session.posargs or ["--numprocesses=2", "--dist=loadfile", "tests/core"]),
+        *(session.posargs or arguments),
         # Compiled modules are kept, whatever the caller says: without them every start of mlflow takes seconds longer.
         env={"MLPROJ_TEST_MLFLOW_PYTHON": mlflow_python(session), "PYTHONDONTWRITEBYTECODE": None},
     )
@@ -90,9 +112,16 @@ def constraints(session: nox.Session) -> None:
     groups = [f"--group={group}" for group in GROUPS]
     session.install(*GROUPS["nox"])
     write_constraints(session, "core", "pyproject.toml", *groups)
-    requirements = Path(session.create_tmp(), "mlflow.in")
-    requirements.write_text(f"{MLFLOW}\n", encoding="utf-8")
-    write_constraints(session, "mlflow", str(requirements))
+    write_constraints(session, "mlflow", listed(session, "mlflow", MLFLOW))
+    with_airflow = [f"--group={group}" for group in ("test", "types", "nox")]
+    write_constraints(session, "airflow", "pyproject.toml", *with_airflow, listed(session, "airflow", *AIRFLOW))
+
+
+def listed(session: nox.Session, name: str, *requirements: str) -> str:
+    """The path of a file that lists these requirements."""
+    path = Path(session.create_tmp(), f"{name}.in")
+    path.write_text("".join(f"{requirement}\n" for requirement in requirements), encoding="utf-8")
+    return str(path)
 
 
 def write_constraints(session: nox.Session, name: str, *sources: str) -> None:
