@@ -1,0 +1,414 @@
+"""The operator: a project's entry point as a task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import Asset, BaseOperator, conf
+
+from airflow_mlproj.links import LINKS, BackendLink, MLflowRunLink
+from airflow_mlproj.withheld import Withheld
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink, Context
+
+    from airflow_mlproj.placement import Placement
+    from airflow_mlproj.step import Step
+    from airflow_mlproj.vigil import Vigil
+    from mlproj_core.request import RunRequest
+    from mlproj_core.runs import SubmittedRun
+
+__all__ = ["MLProjectOperator"]
+
+AIRFLOWS_OWN = ("AIRFLOW__*", "AIRFLOW_CONN_*", "AIRFLOW_VAR_*", "_AIRFLOW_*", "__AIRFLOW_*")
+"""Patterns of variables that are Airflow's, with its secrets among them: no business of a project."""
+
+DEFER_AFTER = 10.0
+"""Seconds that a task waits in its worker before it is deferred.
+
+The scheduler hears some 5 s late that a task has left its worker. One that is back by then can be failed falsely, for a
+state that does not match; so what ends within seconds is not deferred at all.
+"""
+
+LABEL_LENGTH = 250
+"""Characters of a mapped task's label: Airflow's limit for `rendered_map_index`."""
+
+
+class MLProjectOperator(BaseOperator):
+    """Runs an entry point of an MLflow project.
+
+    The project is run once for each task instance, however often Airflow starts the task: a retry finds the run of the
+    try before it, and starts another only if that one has failed. Clearing the task runs it again.
+
+    The return value is a mapping with the keys `run_id`, `status`, `experiment_id`, `artifact_uri`, `tracking_url`,
+    `metrics`, `result` (what the project left at `MLPROJ_RESULT`) and `handle`; each is an XCom key of its own too.
+
+    Args:
+        uri: the project: a Git URL, an absolute path, or a path in the DAG's own bundle, from its root; each with
+            `#subdirectory` if need be.
+        entry_point: name of an entry point, or a `.py`, `.sh` or `.R` file of the project.
+        version: for a Git project a branch, tag or commit.
+        parameters: values by parameter name.
+        docker_args: arguments for `docker run`, for projects that run in a container.
+        experiment_name: the experiment to record the run in, created if it does not exist; or
+        experiment_id: its id.
+        backend: where to run: "local", or a backend that is installed.
+        backend_config: the backend's own settings: a mapping, or the path to a `.json` file.
+        storage_dir: directory for data that is fetched for parameters of type path.
+        run_id: an existing MLflow run to use instead of creating one.
+        run_name: name of the MLflow run.
+        env_manager: "local" (the worker's environment) or "uv"; by default what the project asks for.
+        build_image: whether to build an image of the project, for projects that run in a container.
+        docker_auth: credentials for a Docker registry. Airflow is not shown its values.
+        env_vars: environment variables for the project. Airflow is not shown their values.
+        tags: tags for the MLflow run, beside those that name the task.
+        parent_run_id: id of the MLflow run that this one is nested in.
+        tracking_uri: the tracking server or store; by default that of the connection, else of the worker's variables.
+        timeout: seconds (or a timedelta) after which the backend ends the run, whoever is still there to see it.
+        mlflow_conn_id: a connection of the type `mlflow`: the tracking server, for the task and for the project.
+        git_conn_id: a connection of the type `git` (of the Git provider), for the project's repository.
+        wait_for_completion: whether to wait for the run's end. If not, `MLProjectRunSensor` can.
+        deferrable: whether to wait in the triggerer; by default what `[operators] default_deferrable` says. For the
+            backend "local" only if it is given here, and every task runs on one host.
+        poll_interval: seconds between looks at a run of which no news comes by itself.
+        cancel_on_kill: whether the run is ended when the task is marked, cleared or timed out.
+        durable: whether the tries of a task instance share a run. If not, every try starts one of its own.
+        skip_on_exit_code: exit code, or codes, of the project that skip the task.
+    """
+
+    template_fields: Sequence[str] = (
+        "uri",
+        "entry_point",
+        "version",
+        "parameters",
+        "docker_args",
+        "experiment_name",
+        "experiment_id",
+        "backend",
+        "backend_config",
+        "storage_dir",
+        "run_id",
+        "run_name",
+        "env_manager",
+        "docker_auth",
+        "env_vars",
+        "tags",
+        "parent_run_id",
+        "tracking_uri",
+        "timeout",
+        "mlflow_conn_id",
+        "git_conn_id",
+        "commit",
+        "command",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "parameters": "json",
+        "docker_args": "json",
+        "backend_config": "json",
+        "docker_auth": "json",
+        "env_vars": "json",
+        "tags": "json",
+        "command": "bash",
+    }
+    # The rendered fields show at the end which commit and which command were run.
+    overwrite_rtif_after_execution = True
+    operator_extra_links: Collection[BaseOperatorLink] = LINKS
+    ui_color = "#e5f4fb"
+
+    def __init__(
+        self,
+        *,
+        uri: str,
+        entry_point: str = "main",
+        version: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        docker_args: Mapping[str, Any] | None = None,
+        experiment_name: str | None = None,
+        experiment_id: str | None = None,
+        backend: str = "local",
+        backend_config: Mapping[str, Any] | str | None = None,
+        storage_dir: str | None = None,
+        run_id: str | None = None,
+        run_name: str | None = None,
+        env_manager: str | None = None,
+        build_image: bool = False,
+        docker_auth: Mapping[str, str] | None = None,
+        env_vars: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        parent_run_id: str | None = None,
+        tracking_uri: str | None = None,
+        timeout: float | timedelta | None = None,
+        mlflow_conn_id: str | None = None,
+        git_conn_id: str | None = None,
+        wait_for_completion: bool = True,
+        deferrable: bool | None = None,
+        poll_interval: float = 30.0,
+        cancel_on_kill: bool = True,
+        durable: bool = True,
+        skip_on_exit_code: int | Collection[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Each field of the return value is an XCom key of its own, for `train.output["run_id"]`.
+        kwargs.setdefault("multiple_outputs", True)
+        super().__init__(**kwargs)
+        self.uri = uri
+        self.entry_point = entry_point
+        self.version = version
+        self.parameters = parameters
+        self.docker_args = docker_args
+        self.experiment_name = experiment_name
+        self.experiment_id = experiment_id
+        self.backend = backend
+        self.backend_config = backend_config
+        self.storage_dir = storage_dir
+        self.run_id = run_id
+        self.run_name = run_name
+        self.env_manager = env_manager
+        self.build_image = build_image
+        self.docker_auth = Withheld(docker_auth) if docker_auth else None
+        self.env_vars = Withheld(env_vars) if env_vars else None
+        self.tags = tags
+        self.parent_run_id = parent_run_id
+        self.tracking_uri = tracking_uri
+        self.timeout = timeout
+        self.mlflow_conn_id = mlflow_conn_id
+        self.git_conn_id = git_conn_id
+        self.wait_for_completion = wait_for_completion
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.cancel_on_kill = cancel_on_kill
+        self.durable = durable
+        if isinstance(skip_on_exit_code, int):
+            skip_on_exit_code = (skip_on_exit_code,)
+        self.skip_on_exit_code = tuple(skip_on_exit_code or ())
+        # Known once the run is submitted.
+        self.commit: str | None = None
+        self.command: str | None = None
+        self.pages: dict[str, str] = {}
+        self._vigil: Vigil | None = None
+
+    # -- what Airflow calls
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Submit the run, or find the one that is at it, and see it through."""
+        from airflow_mlproj.hooks import tracking_variables
+        from airflow_mlproj.outcome import airflow_words, underway
+        from airflow_mlproj.step import Step
+
+        self._label(context, self.parameters)
+        limit = self.execution_timeout
+        deadline = None if limit is None else time.time() + limit.total_seconds()
+        with airflow_words(), tracking_variables(self.mlflow_conn_id):
+            step = Step.of(context, durable=self.durable)
+            request = self._request(context)
+            placement = self._place(request, step)
+            with self._watch(context, step, placement) as self._vigil:
+                run = self._submit(context, request, step, placement)
+                self._show(context, run)
+                if not self.wait_for_completion:
+                    return underway(run)
+                until = time.monotonic() + DEFER_AFTER if placement.defers else None
+                if not self._vigil.keep(run, self.log.info, until):
+                    self._leave(context, run, self._vigil.cursor, deadline)
+                return self._conclude(context, run)
+
+    def execute_complete(
+        self, context: Context, event: Mapping[str, Any], handle: Mapping[str, Any], deadline: float | None
+    ) -> dict[str, Any]:
+        """Go on where the trigger ended.
+
+        Args:
+            context: the task's.
+            event: what `MLProjectRunTrigger` says.
+            handle: the run's.
+            deadline: when this try must have ended, in seconds since the epoch; None for no limit.
+        """
+        from airflow.sdk.exceptions import AirflowTaskTimeout
+
+        from airflow_mlproj.hooks import tracking_variables
+        from airflow_mlproj.outcome import airflow_words
+        from airflow_mlproj.placement import Placement
+        from airflow_mlproj.step import Step
+        from mlproj_core.runs import attach
+
+        with airflow_words(), tracking_variables(self.mlflow_conn_id):
+            step = Step.of(context, durable=self.durable)
+            run = attach(handle, self._say)
+            self._label(context, self.parameters or run.request.get("parameters"))
+            self._show(context, run)
+            placement = Placement(tethered=False, defers=False)
+            with self._watch(context, step, placement, event["cursor"]) as self._vigil:
+                # Airflow's own limit begins anew at every return to a worker.
+                until = None if deadline is None else time.monotonic() + max(0.0, deadline - time.time())
+                is_over = self._vigil.keep(run, self.log.info, until)
+                if event["timed_out"] or not is_over:
+                    raise AirflowTaskTimeout(f"Run {run.handle.tag} was ended: it took longer than execution_timeout")
+                return self._conclude(context, run)
+
+    def on_kill(self) -> None:
+        """Called in a signal handler, in the middle of anything: only leaves word for the thread that ends the run."""
+        if self._vigil is not None:
+            self._vigil.end_soon()
+
+    # -- before the run
+
+    def _request(self, context: Context) -> RunRequest:
+        """What is to be run, all templates filled in."""
+        from airflow_mlproj.origin import GIT_VARIABLES, bundle_root, project_uri
+        from airflow_mlproj.settings import max_local_runs
+        from mlproj_core.request import RunRequest, read_backend_config
+
+        ti: Any = context["ti"]
+        config = read_backend_config(self.backend_config)
+        if self.backend == "local" and (most := max_local_runs()) is not None:
+            config.setdefault("max_runs", most)
+        return RunRequest(
+            uri=project_uri(self.uri, bundle_root(context)),
+            entry_point=self.entry_point,
+            version=self.version,
+            parameters=self.parameters,
+            docker_args=self.docker_args,
+            experiment_name=self.experiment_name,
+            experiment_id=self.experiment_id,
+            backend=self.backend,
+            backend_config=config,
+            storage_dir=self.storage_dir,
+            run_id=self.run_id,
+            run_name=self.run_name,
+            env_manager=self.env_manager,
+            build_image=self.build_image,
+            docker_auth=self.docker_auth.values if self.docker_auth else None,
+            env_vars=self.env_vars.values if self.env_vars else None,
+            tags={**_tags(ti), **(self.tags or {})},
+            parent_run_id=self.parent_run_id,
+            tracking_uri=self.tracking_uri,
+            timeout=_seconds(self.timeout),
+            withhold=(*AIRFLOWS_OWN, *(GIT_VARIABLES if self.git_conn_id else ())),
+        )
+
+    def _place(self, request: RunRequest, step: Step) -> Placement:
+        from airflow_mlproj.placement import place
+        from airflow_mlproj.settings import runs_on_one_host
+        from mlproj_core.request import read_backend_config
+
+        return place(
+            backend=self.backend,
+            one_host=runs_on_one_host(),
+            retry_remains=step.retry_remains,
+            durable=self.durable,
+            waits=self.wait_for_completion,
+            deferrable=self.deferrable,
+            defers_by_default=conf.getboolean("operators", "default_deferrable", fallback=False),
+            detach=read_backend_config(request.backend_config).get("detach"),
+        )
+
+    def _submit(self, context: Context, request: RunRequest, step: Step, placement: Placement) -> SubmittedRun:
+        from airflow_mlproj.origin import git_login
+        from mlproj_core.runner import submit_request
+
+        with git_login(self.git_conn_id, str(request.uri)):
+            run = submit_request(
+                request,
+                tethered=placement.tethered,
+                key=step.key,
+                turn=step.turn,
+                fresh_after=step.fresh_after,
+                handle=step.store.handle,
+                report=self._say,
+            )
+        step.store.handle = run.handle
+        return run
+
+    # -- while it runs, and after
+
+    def _watch(self, context: Context, step: Step, placement: Placement, cursor: int | None = None) -> Vigil:
+        from airflow_mlproj.vigil import Vigil
+
+        return Vigil(
+            context["ti"], step, self.backend, placement, self._say, ends_run=self.cancel_on_kill, cursor=cursor
+        )
+
+    def _show(self, context: Context, run: SubmittedRun) -> None:
+        """Show where the run is, and what it runs, from now on."""
+        request, record = run.request, run.record
+        self.commit, self.command = request.get("commit"), request.get("command")
+        pages = {MLflowRunLink.xcom_key: record.url if record else None, BackendLink.xcom_key: run.page}
+        self.pages = {key: url for key, url in pages.items() if url}
+        # Whoever looks for the run while it runs, or after it failed, finds it by these.
+        found = {"run_id": run.run_id, "handle": run.handle.to_dict(), **self.pages}
+        for key, value in found.items():
+            context["ti"].xcom_push(key=key, value=value)
+
+    def _leave(self, context: Context, run: SubmittedRun, cursor: int, deadline: float | None) -> None:
+        from airflow_mlproj.triggers import CURSOR_KEY, MLProjectRunTrigger, cursor_note
+
+        handle = run.handle.to_dict()
+        context["ti"].xcom_push(key=CURSOR_KEY, value=cursor_note(run.handle, cursor))
+        self.defer(
+            trigger=MLProjectRunTrigger(
+                handle=handle,
+                cursor=cursor,
+                deadline=deadline,
+                poll_interval=self.poll_interval,
+                cancel_on_kill=self.cancel_on_kill,
+                not_before=time.time() + DEFER_AFTER,
+            ),
+            method_name="execute_complete",
+            kwargs={"handle": handle, "deadline": deadline},
+        )
+
+    def _conclude(self, context: Context, run: SubmittedRun) -> dict[str, Any]:
+        from airflow_mlproj.outcome import conclude
+
+        value = conclude(run, self.skip_on_exit_code, self._say)
+        told = {name: value[name] for name in ("run_id", "tracking_url", "artifact_uri", "metrics", "result")}
+        for outlet in self.outlets:
+            if isinstance(outlet, Asset):  # an alias stands for assets that the DAG adds itself
+                context["outlet_events"][outlet].extra.update(told)
+        return value
+
+    def _label(self, context: Context, parameters: Any) -> None:
+        """Name a mapped task by its parameters, unless the DAG names it."""
+        index = context["ti"].map_index
+        if index is None or index < 0:
+            return
+        # For a mapped task the template counts only when it stands in the context.
+        named = parameters.items() if isinstance(parameters, Mapping) else ()
+        label = ", ".join(f"{name}={value}" for name, value in named)[:LABEL_LENGTH]
+        if template := self.map_index_template or ("{{ mlproj_label }}" if label else None):
+            context["map_index_template"] = template
+            context["mlproj_label"] = label  # type: ignore[typeddict-unknown-key]
+
+    def _say(self, line: str) -> None:
+        (self.log.warning if line.startswith("warning") else self.log.info)(f"[mlproj] {line}")
+
+
+def _tags(ti: Any) -> dict[str, str]:
+    """Tags by which a run in MLflow leads back to its task."""
+    tags = {
+        "airflow.dag_id": ti.dag_id,
+        "airflow.dag_run_id": ti.run_id,
+        "airflow.task_id": ti.task_id,
+        "airflow.try_number": str(ti.try_number),
+        "airflow.log_url": ti.log_url,
+    }
+    if ti.map_index is not None and ti.map_index >= 0:
+        tags["airflow.map_index"] = str(ti.map_index)
+    return tags
+
+
+def _seconds(timeout: Any) -> float | None:
+    """A time limit in seconds: a number, the text of one (as a template gives it), or a timedelta."""
+    from mlproj_core.errors import UserError
+
+    if timeout is None or timeout == "":
+        return None
+    if isinstance(timeout, timedelta):
+        return timeout.total_seconds()
+    try:
+        return float(timeout)
+    except (TypeError, ValueError):
+        raise UserError(f"timeout must be a number of seconds or a timedelta; got {timeout!r}") from None

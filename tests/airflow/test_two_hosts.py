@@ -1,0 +1,70 @@
+"""Workers on two hosts: a local run ends with its task, and a retry on the other host starts anew without a twin."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from airflow_steps import Steps
+from airflow_world import AirflowWorld, command, pids
+
+
+@pytest.fixture(scope="module")
+def airflow(airflow_installed, airflow_variables, tmp_path_factory):
+    world = AirflowWorld(
+        tmp_path_factory.mktemp("two-hosts"),
+        {**airflow_variables, "PYTHONPATH": str(Path(__file__).parents[1] / "support")},
+        {"core": {"executor": "airflow_two_hosts.TwoHostsExecutor"}},
+    )
+    yield world
+    world.stop()
+
+
+@pytest.fixture(scope="module")
+def steps(airflow):
+    return Steps(airflow)
+
+
+def worker_of(airflow, run):
+    """Pid of the task's process, as this machine counts."""
+    title = f"airflow worker -- {airflow.task(run, 'train')['id']}"
+    return airflow.wait_for(lambda: [pid for pid in pids() if command(pid) == title], "no worker runs it")[0]
+
+
+def lives(steps):
+    """Whether the step runs on either host; its pid counts on its own host only."""
+    return any(f"{steps.marks}/" in command(pid) for pid in pids())
+
+
+def test_a_retry_on_the_other_host_starts_anew_without_a_twin(airflow, steps):
+    steps.dag(
+        "moves",
+        """
+        MLProjectOperator(
+            task_id="train", **STEP, retries=1,
+            parameters={"mark": mark("moves"), "seconds": "{{ 600 if ti.try_number == 1 else 2 }}"},
+        )
+        """,
+    )
+    run = airflow.trigger("moves")
+    airflow.wait_for(lambda: len(steps.pids("moves")) == 1, "it was not started", 90)
+    os.kill(worker_of(airflow, run), signal.SIGKILL)
+    airflow.wait_for(lambda: not lives(steps) or len(steps.pids("moves")) == 2, "the run outlived its task", 60)
+    airflow.wait_for_task(run, "train", "success", try_number=2, timeout=120)
+    assert len(steps.pids("moves")) == 2
+    assert not lives(steps)
+    assert airflow.xcom(run, "train", "handle")["ref"]["host"] == "host-b"
+    assert airflow.xcom(run, "train", "handle")["attempt"] == 2
+
+
+@pytest.mark.parametrize("wish", ["deferrable=True", "wait_for_completion=False"])
+def test_a_local_run_cannot_be_left_where_it_could_not_be_found_again(airflow, steps, wish):
+    name = wish.partition("=")[0]
+    steps.dag(
+        name, f'MLProjectOperator(task_id="train", **STEP, retries=2, {wish}, parameters={{"mark": mark({name!r})}})'
+    )
+    run = airflow.trigger(name)
+    task = airflow.wait_for_task(run, "train", "failed", timeout=90)
+    assert task["try_number"] == 1
+    assert f"{wish} cannot be had for the backend 'local' here" in airflow.log(run, "train")
+    assert steps.pids(name) == []
