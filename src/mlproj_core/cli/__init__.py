@@ -26,7 +26,7 @@ SUMMARIES = {
     "logs": ("runs:logs", "Print what a run has printed."),
     "wait": ("runs:wait", "Wait for a run's end; exit as the run did."),
     "cancel": ("runs:cancel", "End a run, and wait until nothing is left of it."),
-    "runs": ("history:runs", "List and prune the runs of this host."),
+    "runs": ("history:runs", "List, prune and reap the runs of this host."),
     "validate": ("project:validate", "Report every problem of a project's files."),
     "describe": ("project:describe", "Show a project's entry points, parameters and environment."),
     "schema": ("project:schema", "Print a JSON Schema for an entry point's parameters."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlproj_core.backends.local import LocalBackend
     from mlproj_core.handle import RunHandle
 
-__all__ = ["listing", "prune", "runs"]
+__all__ = ["listing", "prune", "reap", "runs"]
 
 
 @click.group(
@@ -27,10 +27,11 @@ __all__ = ["listing", "prune", "runs"]
     summaries={
         "list": ("history:listing", "List the runs of this host, the newest first."),
         "prune": ("history:prune", "Delete what this host keeps of old runs."),
+        "reap": ("history:reap", "End the runs of this host whose scheduler's task is over."),
     },
 )
 def runs() -> None:
-    """List and prune the runs of this host."""
+    """List, prune and reap the runs of this host."""
 
 
 @click.command("list")
@@ -130,3 +131,42 @@ def _settled(backend: LocalBackend, handle: RunHandle, sighting: Sighting, silen
         silent.add(server)
         return False
     return True
+
+
+@click.command()
+@click.option("--airflow", metavar="URL", required=True, help="The Airflow whose tasks to ask about, as in a browser.")
+@click.option("--dry-run", is_flag=True, help="Only say which.")
+def reap(airflow: str, dry_run: bool) -> None:
+    """End the living runs of this host whose task in Airflow is over, so that nobody waits for them any more.
+
+    For what is done to tasks while nobody of Airflow is there to end their runs. A run of which that Airflow knows
+    nothing is left alone. AIRFLOW_CLI_TOKEN holds the token for its API.
+    """
+    from mlproj_core.backends.backend import State
+    from mlproj_core.backends.local import LocalBackend
+    from mlproj_core.runs import attach
+
+    scheduler = _scheduler("airflow")(airflow)
+    ended = 0
+    for handle, sighting in _sightings(LocalBackend()):
+        if sighting.state is not State.LIVING or (why := scheduler.why_ended(handle.key)) is None:
+            continue
+        ended += 1
+        remark(f"{'would end' if dry_run else 'ending'} {short_tag(handle)}: {why}")
+        if not dry_run:
+            attach(handle, remark).cancel()
+    if not ended:
+        remark("no run of this host has outlived its task")
+
+
+def _scheduler(name: str) -> Any:
+    """How to ask a scheduler about its tasks: an entry point in the group `mlproj.schedulers`."""
+    from importlib.metadata import entry_points
+
+    from mlproj_core.errors import UserError
+
+    (found,) = entry_points(group="mlproj.schedulers", name=name)
+    try:
+        return found.load()
+    except ImportError as error:
+        raise UserError(f"{name} is asked through its own adapter, which cannot be used here: {error}") from error
