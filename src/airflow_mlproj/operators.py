@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,6 +33,9 @@ DEFER_AFTER = 10.0
 The scheduler hears some 5 s late that a task has left its worker. One that is back by then can be failed falsely, for a
 state that does not match; so what ends within seconds is not deferred at all.
 """
+
+LAST_WORDS = 10.0
+"""Seconds for the rest of the output of a run that is over."""
 
 LABEL_LENGTH = 250
 """Characters of a mapped task's label: Airflow's limit for `rendered_map_index`."""
@@ -189,6 +193,7 @@ class MLProjectOperator(BaseOperator):
         self.command: str | None = None
         self.pages: dict[str, str] = {}
         self._vigil: Vigil | None = None
+        self._killed = False
 
     # -- what Airflow calls
 
@@ -205,15 +210,15 @@ class MLProjectOperator(BaseOperator):
             step = Step.of(context, durable=self.durable)
             request = self._request(context)
             placement = self._place(request, step)
-            with self._watch(context, step, placement) as self._vigil:
+            with self._watch(context, step, placement) as vigil:
                 run = self._submit(context, request, step, placement)
                 self._show(context, run)
                 if not self.wait_for_completion:
                     return underway(run)
                 until = time.monotonic() + DEFER_AFTER if placement.defers else None
-                if not self._vigil.keep(run, self.log.info, until):
-                    self._leave(context, run, self._vigil.cursor, deadline)
-                return self._conclude(context, run)
+                if not vigil.keep(run, self.log.info, until):
+                    self._leave(context, run, vigil.cursor, deadline)
+                return self._conclude(context, run, vigil)
 
     def execute_complete(
         self, context: Context, event: Mapping[str, Any], handle: Mapping[str, Any], deadline: float | None
@@ -237,19 +242,21 @@ class MLProjectOperator(BaseOperator):
         with airflow_words(), tracking_variables(self.mlflow_conn_id):
             step = Step.of(context, durable=self.durable)
             run = attach(handle, self._say)
+            step = replace(step, key=run.handle.key)  # where tries share nothing, this one has a key already
             self._label(context, self.parameters or run.request.get("parameters"))
             self._show(context, run)
             placement = Placement(tethered=False, defers=False)
-            with self._watch(context, step, placement, event["cursor"]) as self._vigil:
+            with self._watch(context, step, placement, event["cursor"]) as vigil:
                 # Airflow's own limit begins anew at every return to a worker.
-                until = None if deadline is None else time.monotonic() + max(0.0, deadline - time.time())
-                is_over = self._vigil.keep(run, self.log.info, until)
+                left = None if deadline is None else max(LAST_WORDS, deadline - time.time())
+                is_over = vigil.keep(run, self.log.info, None if left is None else time.monotonic() + left)
                 if event["timed_out"] or not is_over:
                     raise AirflowTaskTimeout(f"Run {run.handle.tag} was ended: it took longer than execution_timeout")
-                return self._conclude(context, run)
+                return self._conclude(context, run, vigil)
 
     def on_kill(self) -> None:
         """Called in a signal handler, in the middle of anything: only leaves word for the thread that ends the run."""
+        self._killed = True
         if self._vigil is not None:
             self._vigil.end_soon()
 
@@ -327,9 +334,12 @@ class MLProjectOperator(BaseOperator):
     def _watch(self, context: Context, step: Step, placement: Placement, cursor: int | None = None) -> Vigil:
         from airflow_mlproj.vigil import Vigil
 
-        return Vigil(
+        self._vigil = Vigil(
             context["ti"], step, self.backend, placement, self._say, ends_run=self.cancel_on_kill, cursor=cursor
         )
+        if self._killed:  # before anybody could hear it
+            self._vigil.end_soon()
+        return self._vigil
 
     def _show(self, context: Context, run: SubmittedRun) -> None:
         """Show where the run is, and what it runs, from now on."""
@@ -360,10 +370,15 @@ class MLProjectOperator(BaseOperator):
             kwargs={"handle": handle, "deadline": deadline},
         )
 
-    def _conclude(self, context: Context, run: SubmittedRun) -> dict[str, Any]:
-        from airflow_mlproj.outcome import conclude
+    def _conclude(self, context: Context, run: SubmittedRun, vigil: Vigil) -> dict[str, Any]:
+        from airflow_mlproj.outcome import MLProjectFailed, MLProjectRefused, conclude
 
-        value = conclude(run, self.skip_on_exit_code, self._say)
+        try:
+            value = conclude(run, self.skip_on_exit_code, self._say)
+        except MLProjectRefused as refused:
+            if vigil.is_ending:  # the worker shuts down: the run was not ended by anybody who wants no other
+                raise MLProjectFailed(str(refused), reason=refused.reason, handle=refused.handle) from None
+            raise
         told = {name: value[name] for name in ("run_id", "tracking_url", "artifact_uri", "metrics", "result")}
         for outlet in self.outlets:
             if isinstance(outlet, Asset):  # an alias stands for assets that the DAG adds itself

@@ -85,6 +85,11 @@ class Vigil:
             self._stopper.wait(STOP_PATIENCE)
         self._stopper.dismiss()
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether Airflow wants the task to end."""
+        return self._stopper.asked
+
     def end_soon(self) -> None:
         """Have the run ended by another thread; may be called in a signal handler."""
         if self._ends_run:
@@ -111,6 +116,8 @@ class Vigil:
                 "the output goes on from where an earlier try left it; "
                 f"some seconds of it ({SAVE_INTERVAL:g} at most) may be here again"
             )
+        elif self._begin is not None and self._begin > noted:
+            self._note(run, self._begin)  # how far the triggerer came
         saved = Saved(noted if self._begin is None else self._begin, lambda cursor: self._note(run, cursor))
         self._follower = Follower(run, saved.cursor, self._say)
         if self._leaving:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from airflow_world import PROGRAM, AirflowWorld
+from git_world import GitServer
 from missing import missing
 from mlflow_world import mlflow_environment as mlflow_environment
 from mlflow_world import mlflow_python as mlflow_python
@@ -20,18 +21,27 @@ def airflow_installed():
 
 
 @pytest.fixture(scope="session")
+def git_server(tmp_path_factory):
+    """A web server with Git repositories, which lets in one user only."""
+    root = tmp_path_factory.mktemp("git")
+    with GitServer(root, login=("ci", "the-token-of-the-git-server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def mlflow_secret():
     """The password of the connection `mlflow_test`."""
     return "the-password-of-the-tracking-server"
 
 
 @pytest.fixture(scope="session")
-def airflow_variables(mlflow_server, mlflow_secret):
+def airflow_variables(mlflow_server, mlflow_secret, git_server):
     """Environment variables for every process of the Airflow that the tests share."""
     connection = {"conn_type": "mlflow", "host": mlflow_server, "login": "trainer", "password": mlflow_secret}
     return {
         "AIRFLOW_CONN_MLFLOW_TEST": json.dumps(connection),
-        "AIRFLOW__MLPROJ__ALLOWED_URIS": "https://git.example.com/acme/",
+        "AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow_server}),
+        "AIRFLOW__MLPROJ__ALLOWED_URIS": f"https://git.example.com/acme/ {git_server.url('')}",
     }
 
 

@@ -1,9 +1,13 @@
 """Projects as tasks of a real Airflow: every way to wait for one, and what a task shows and leaves."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from airflow_steps import Steps
+from git_world import git, published, repository
 
 SECRET = "s3cr3t-value-of-a-token"
 
@@ -257,6 +261,56 @@ class TestOperatorAndSensor:
 
     def test_one_project_was_started(self, steps, pair):
         assert len(steps.pids("pair")) == 1
+
+
+class TestAGitProject:
+    def test_is_fetched_with_the_login_of_a_connection_and_run_at_a_commit(self, airflow, steps, git_server, tmp_path):
+        work = repository(
+            tmp_path / "work",
+            MLproject="entry_points:\n  main:\n    parameters: {mark: string}\n    command: env > {mark}; pwd\n",
+        )
+        head = git("rev-parse", "HEAD", cwd=work)
+        published(work, git_server.root / "p.git")
+        user, token = git_server.login
+        connection = {"connection_id": "git_test", "conn_type": "git", "host": git_server.url("p.git")}
+        airflow.ask("POST", "connections", body={**connection, "login": user, "password": token})
+        steps.dag(
+            "from_git",
+            f"""
+            MLProjectOperator(
+                task_id="train", uri="{git_server.url("p.git")}", version="main", git_conn_id="git_test",
+                env_manager="local", parameters={{"mark": mark("from_git")}},
+            )
+            """,
+        )
+        run = airflow.trigger("from_git")
+        airflow.wait_for_run(run, timeout=120)
+        assert airflow.rendered_fields(run, "train")["commit"] == head
+        environ = Path(steps.mark("from_git")).read_text()
+        assert "GIT_CONFIG_" not in environ
+        assert token not in environ
+        assert airflow.places_of(token) == []
+
+    def test_of_another_host_is_not_given_the_login(self, airflow, steps, git_server):
+        steps.dag(
+            "from_elsewhere",
+            """
+            MLProjectOperator(
+                task_id="train", uri="https://git.example.com/acme/p.git", git_conn_id="git_test", env_manager="local",
+            )
+            """,
+        )
+        run = airflow.trigger("from_elsewhere")
+        airflow.wait_for_task(run, "train", "failed", timeout=90)
+        assert "its login is not sent there" in airflow.log(run, "train")
+
+
+def test_the_connection_to_mlflow_can_be_tested(airflow, mlflow_server):
+    code = "from airflow_mlproj import MLflowHook; print(MLflowHook('mlflow_test').test_connection())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=airflow.environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == str((True, f"{mlflow_server} answers"))
 
 
 def test_a_decorated_function_returns_the_parameters(airflow, runs):

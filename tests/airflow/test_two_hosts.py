@@ -31,6 +31,10 @@ def worker_of(airflow, run):
     return airflow.wait_for(lambda: [pid for pid in pids() if command(pid) == title], "no worker runs it")[0]
 
 
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def lives(steps):
     """Whether the step runs on either host; its pid counts on its own host only."""
     return any(f"{steps.marks}/" in command(pid) for pid in pids())
@@ -55,6 +59,24 @@ def test_a_retry_on_the_other_host_starts_anew_without_a_twin(airflow, steps):
     assert not lives(steps)
     assert airflow.xcom(run, "train", "handle")["ref"]["host"] == "host-b"
     assert airflow.xcom(run, "train", "handle")["attempt"] == 2
+
+
+def test_a_worker_that_shuts_down_ends_the_run_and_the_other_host_starts_anew(airflow, steps):
+    steps.dag(
+        "leaves",
+        """
+        MLProjectOperator(
+            task_id="train", **STEP, retries=1,
+            parameters={"mark": mark("leaves"), "seconds": "{{ 600 if ti.try_number == 1 else 2 }}"},
+        )
+        """,
+    )
+    run = airflow.trigger("leaves")
+    airflow.wait_for(lambda: len(steps.pids("leaves")) == 1, "it was not started", 90)
+    os.kill(parent(worker_of(airflow, run)), signal.SIGTERM)
+    airflow.wait_for_task(run, "train", "success", try_number=2, timeout=120)
+    assert len(steps.pids("leaves")) == 2
+    assert not lives(steps)
 
 
 @pytest.mark.parametrize("wish", ["deferrable=True", "wait_for_completion=False"])
