@@ -5,6 +5,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from airflow_steps import Steps
 from airflow_world import PROGRAM, AirflowWorld
 from git_world import GitServer
 from missing import missing
@@ -63,3 +64,9 @@ def airflow(airflow_installed, airflow_variables, tmp_path_factory):
     world = AirflowWorld(tmp_path_factory.mktemp("airflow"), airflow_variables)
     yield world
     world.stop()
+
+
+@pytest.fixture(scope="session")
+def steps(airflow):
+    """The project that most tests run, and what it did."""
+    return Steps(airflow)

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from airflow_steps import Steps
 
 PAUSE = '''
 import os, time
@@ -36,11 +35,6 @@ def paused_conclude(*arguments):
     return conclude(*arguments)
 airflow_mlproj.outcome.conclude = paused_conclude
 '''
-
-
-@pytest.fixture(scope="module")
-def steps(airflow):
-    return Steps(airflow)
 
 
 @pytest.fixture

@@ -6,15 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from airflow_steps import Steps
 from git_world import git, published, repository
 
 SECRET = "s3cr3t-value-of-a-token"
-
-
-@pytest.fixture(scope="module")
-def steps(airflow):
-    return Steps(airflow)
 
 
 @pytest.fixture(scope="module")
