@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import readme
 
-ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```(?P<kind>console|python)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = [(found["kind"], found["text"]) for found in BLOCK.finditer((ROOT / "README.md").read_text())]
+BLOCKS = [(kind, text) for kind, text in readme.blocks() if "airflow" not in text]  # whose tests are with the adapter's
 
 
 def commands(text):
@@ -27,7 +26,7 @@ def commands(text):
 def execute(mlflow_server, tmp_path_factory):
     """Run a command in a directory that has a copy of the examples, against a real server; returns its output."""
     home = tmp_path_factory.mktemp("readme")
-    shutil.copytree(ROOT / "example_flows", home / "example_flows")
+    shutil.copytree(readme.ROOT / "example_flows", home / "example_flows")
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
