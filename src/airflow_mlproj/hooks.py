@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
 
+from airflow_mlproj.variables import changed_environment
 from mlproj_core.errors import MlprojError, UserError
 
 if TYPE_CHECKING:
@@ -97,22 +98,13 @@ class MLflowHook(BaseHook):
 def tracking_variables(mlflow_conn_id: str | None) -> Iterator[None]:
     """This process's environment with the variables of a connection, for mlproj and for the project it starts.
 
-    Without a connection it stays as it is. A task has a process of its own, so that nobody else sees the change.
+    Without a connection it stays as it is.
     """
     if mlflow_conn_id is None:
         yield
         return
-    variables = MLflowHook(mlflow_conn_id).variables()
-    before = {name: os.environ.pop(name, None) for name in (*_OF_A_SERVER, "MLFLOW_TRACKING_URI", "MLPROJ_TRACKING")}
-    os.environ.update(variables)
-    try:
+    with changed_environment(MLflowHook(mlflow_conn_id).variables(), (*_OF_A_SERVER, "MLPROJ_TRACKING")):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _variables(connection: Connection) -> dict[str, str]:

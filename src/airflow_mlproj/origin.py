@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_mlproj.settings import check_uri
+from airflow_mlproj.variables import changed_environment
 from mlproj_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,17 +92,8 @@ def git_login(git_conn_id: str | None, uri: str) -> Iterator[None]:
             "login is not sent there. Give the connection of that host."
         )
     hook = GitHook(git_conn_id, repo_url=url)
-    with hook.configure_hook_env():
-        before = {name: os.environ.get(name) for name in hook.env}
-        os.environ.update(hook.env)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+    with hook.configure_hook_env(), changed_environment(hook.env):
+        yield
 
 
 def _host_of(url: str) -> str:
