@@ -64,9 +64,9 @@ def pipeline(step):
     return {"prepare": data, "train": model, "evaluate": evaluation, "register": registration}
 
 
-def test_it_has_four_entry_points_and_no_odd_line():
+def test_it_has_five_entry_points_and_no_odd_line():
     project = load_project(PROJECT)
-    assert list(project.entry_points) == ["prepare", "train", "evaluate", "register"]
+    assert list(project.entry_points) == ["prepare", "train", "evaluate", "champion", "register"]
     assert project.warnings == ()
 
 
@@ -103,6 +103,18 @@ def test_the_first_model_that_is_registered_becomes_the_champion_and_an_equal_on
     )
     assert (again.result["version"], again.result["champion"]) == ("2", False)
     assert champion(mlflow_server, "under mlproj") == "1"
+
+
+def test_the_champion_is_measured_on_the_same_table(pipeline, step):
+    data_uri = pipeline["prepare"].result["data_uri"]
+    measured = step("champion", data_uri=data_uri, model_name="under mlproj")
+    assert measured.result["accuracy"] == pipeline["evaluate"].result["accuracy"]
+    assert measured.metrics == pipeline["evaluate"].metrics
+
+
+def test_there_need_not_be_a_champion(pipeline, step):
+    data_uri = pipeline["prepare"].result["data_uri"]
+    assert step("champion", data_uri=data_uri, model_name="never registered").result["accuracy"] is None
 
 
 def test_a_model_that_is_not_good_enough_fails_its_step(pipeline, step):

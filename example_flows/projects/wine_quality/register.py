@@ -11,8 +11,13 @@ from results import leave_result
 CHAMPION = "champion"
 
 
-def champion_accuracy(client: MlflowClient, model_name: str) -> float | None:
-    """Test accuracy of the present champion; None when there is no champion."""
+def champion_accuracy(client: MlflowClient, model_name: str, run_id: str | None) -> float | None:
+    """Test accuracy of the present champion, by a run that measured it or else as it was when it was registered.
+
+    None when there is no champion.
+    """
+    if run_id is not None:
+        return client.get_run(run_id).data.metrics.get("accuracy")
     version = client.get_registered_model(model_name).aliases.get(CHAMPION)
     return None if version is None else float(client.get_model_version(model_name, version).tags["accuracy"])
 
@@ -21,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model-uri", required=True, help="model that the step `train` logged")
     parser.add_argument("--evaluation-run-id", required=True, help="run of the step `evaluate` for this model")
+    parser.add_argument("--champion-run-id", required=True, help="run of the step `champion` on the same data; or none")
     parser.add_argument("--model-name", required=True, help="name in the model registry")
     parser.add_argument("--min-accuracy", type=float, required=True, help="a worse model is refused")
     arguments = parser.parse_args()
@@ -32,7 +38,8 @@ def main() -> None:
             raise SystemExit(f"Not registered: accuracy {accuracy:.3f} is below {arguments.min_accuracy}")
         tags = {"accuracy": str(accuracy), "evaluation_run_id": arguments.evaluation_run_id}
         version = mlflow.register_model(arguments.model_uri, arguments.model_name, tags=tags).version
-        best = champion_accuracy(client, arguments.model_name)
+        measured = None if arguments.champion_run_id == "none" else arguments.champion_run_id
+        best = champion_accuracy(client, arguments.model_name, measured)
         promoted = best is None or accuracy > best
         if promoted:
             client.set_registered_model_alias(arguments.model_name, CHAMPION, version)

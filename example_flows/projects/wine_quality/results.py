@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 
-def leave_result(**values: str | float | bool) -> None:
+def leave_result(**values: str | float | bool | None) -> None:
     """Print the values, and leave them as a JSON object where the caller asked for it (MLPROJ_RESULT)."""
     text = json.dumps(values)
     print(text)
