@@ -1,7 +1,7 @@
-"""Run the four steps of the example project against a real MLflow server, and show what they left there.
+"""Run steps of the example project against a real MLflow server, one by one and as a DAG of a real Airflow.
 
-Everything it makes stands in `.demo/`. `make demo` calls it; with `--serve` it only starts the server again, so
-that the pages of earlier runs can be opened.
+It shows what they left there. Everything it makes stands in `.demo/`. `make demo` calls it; with `--serve` it only
+starts the server again, so that the pages of earlier runs can be opened.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from demo_airflow import Airflow
 from rich.console import Console
 from rich.table import Table
 from uv import find_uv_bin
@@ -27,13 +28,13 @@ from uv import find_uv_bin
 from mlproj_core import MlprojError, RunResult, run
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = ROOT / "example_flows" / "projects" / "wine_quality"
+EXAMPLES = ROOT / "example_flows"
+PROJECT = EXAMPLES / "projects" / "wine_quality"
 DEMO = ROOT / ".demo"
-SERVER_PYTHON = DEMO / "mlflow" / "bin" / "python"
 SERVER_PATIENCE = 120
 """Seconds in which the server must answer; its first start makes the tables of its database."""
 
-console = Console(width=None if sys.stdout.isatty() else 140)
+console = Console(width=None if sys.stdout.isatty() else 160)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def main() -> None:
     # So that a terminated demo ends its server too.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
-    installed = make_server_environment()
+    first_time = make_environment("mlflow", "mlflow")
     before_server = time.time()
     with tracking_server() as uri:
         if serve_only:
@@ -72,13 +73,16 @@ def main() -> None:
         console.print(f"MLflow server at {uri} (started in {time.time() - before_server:.1f} s)\n")
         set_up = time.time() - started
         try:
-            steps = run_pipeline(uri)
+            show(run_pipeline(uri), set_up)
+            first_time |= run_dag(uri)
         except MlprojError as error:
             console.print(str(error), style="bold red", markup=False, highlight=False)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:  # `run` has cancelled its run, and said so
             sys.exit(130)
-        show(steps, set_up=set_up, total=time.time() - started, first_time=installed)
+        console.print("The server ends now. To open these pages: [bold]make demo-server[/bold]")
+        note = "the next call reuses every environment" if first_time else "every environment was there already"
+        console.print(f"{time.time() - started:.0f} s in all; {note}.")
 
 
 def run_pipeline(tracking_uri: str) -> list[Step]:
@@ -108,8 +112,8 @@ def run_pipeline(tracking_uri: str) -> list[Step]:
     return steps
 
 
-def show(steps: list[Step], *, set_up: float, total: float, first_time: bool) -> None:
-    """Show each step's status, metrics, seconds and page."""
+def show(steps: list[Step], set_up: float) -> None:
+    """Show each step's status, metrics, seconds and page; before them there were `set_up` seconds."""
     table = Table(title="The four runs", title_justify="left", show_lines=True)
     table.add_column("Step")
     table.add_column("Status")
@@ -125,16 +129,31 @@ def show(steps: list[Step], *, set_up: float, total: float, first_time: bool) ->
     registered = steps[-1].result.result or {}
     place = "the champion" if registered["champion"] else "not better than the champion"
     console.print(f"Registered: version {registered['version']} of the model {registered['model']}, {place}.")
-    console.print("The server ends now. To open these pages: [bold]make demo-server[/bold]")
     running = sum(step.seconds for step in steps)
-    note = "the next call reuses every environment" if first_time else "every environment was there already"
-    console.print(f"{total:.0f} s in all: {set_up:.0f} s of set-up, {running:.0f} s for the four runs; {note}.")
+    console.print(f"{set_up:.0f} s of set-up, {running:.0f} s for the four runs.\n")
+
+
+def run_dag(tracking_uri: str) -> bool:
+    """Run the example DAG by an Airflow of the demo's own. Whether its environment was new."""
+    console.rule("[bold]a DAG of Airflow[/bold]", align="left")
+    started = time.monotonic()
+    pyproject = ROOT / "pyproject.toml"  # has the entry points by which Airflow finds mlproj
+    requirements = ("apache-airflow", "apache-airflow-providers-standard", "--editable", str(ROOT))
+    is_new = make_environment("airflow", *requirements, basis=pyproject)
+    python = DEMO / "airflow" / "bin" / "python"
+    airflow = Airflow(python, DEMO / "airflow-home", EXAMPLES, DEMO / "airflow.log", console)
+    airflow.migrate((ROOT / "constraints" / "airflow.txt").read_bytes())
+    set_up = time.monotonic() - started
+    airflow.run(tracking_uri)
+    running = time.monotonic() - started - set_up
+    console.print(f"{set_up:.0f} s of set-up, {running:.0f} s for the DAG; Airflow's log is {airflow.log}.\n")
+    return is_new
 
 
 def stand_alone() -> None:
-    """Keep the caller's tracking, caches and proxies out of the demo."""
+    """Keep the caller's tracking, caches, proxies and Airflow out of the demo."""
     for name in list(os.environ):
-        if name.startswith(("MLFLOW_", "MLPROJ_")):
+        if name.startswith(("MLFLOW_", "MLPROJ_", "AIRFLOW_", "_AIRFLOW_")):
             del os.environ[name]
     # The environments are the demo's own: compiled modules kept there make the second call faster.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -144,21 +163,27 @@ def stand_alone() -> None:
         os.environ[name] = ",".join(filter(None, ["127.0.0.1", os.environ.get(name)]))
 
 
-def make_server_environment() -> bool:
-    """Install MLflow with its server and its pages beside mlproj, which does not need it. Whether it was new."""
-    ready = SERVER_PYTHON.parents[1] / "ready"
-    constraints = ROOT / "constraints" / "mlflow.txt"
-    if ready.exists() and ready.read_bytes() == constraints.read_bytes():
+def make_environment(name: str, *requirements: str, basis: Path | None = None) -> bool:
+    """Install what mlproj does not need beside it, in `.demo/NAME`. Whether it was new.
+
+    Args:
+        name: of the environment, and of its file in `constraints/`.
+        requirements: what to install, as pip takes it.
+        basis: another file that makes it new when it changes.
+    """
+    directory, constraints = DEMO / name, ROOT / "constraints" / f"{name}.txt"
+    ready = directory / "ready"
+    version = b"".join(file.read_bytes() for file in (constraints, basis) if file)
+    if ready.exists() and ready.read_bytes() == version:
         return False
     uv = find_uv_bin()
-    with console.status("Installing an MLflow server …"):
-        directory = str(SERVER_PYTHON.parents[1])
+    with console.status(f"Installing {requirements[0]} …"):
         subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, directory], check=True)
         subprocess.run(
-            [uv, "pip", "install", "--quiet", "--python", directory, "--constraint", str(constraints), "mlflow"],
+            [uv, "pip", "install", "--quiet", "--python", directory, "--constraint", constraints, *requirements],
             check=True,
         )
-    ready.write_bytes(constraints.read_bytes())
+    ready.write_bytes(version)
     return True
 
 
@@ -169,7 +194,8 @@ def tracking_server() -> Iterator[str]:
     uri = f"http://127.0.0.1:{port}"
     log = DEMO / "server.log"
     command = [
-        *(str(SERVER_PYTHON), "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        str(DEMO / "mlflow" / "bin" / "python"),
+        *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{DEMO / 'mlflow.db'}"),
         *("--artifacts-destination", str(DEMO / "artifacts")),
     ]
