@@ -12,5 +12,4 @@ def test_the_dag_of_the_readme(airflow):
     (dag_id,) = airflow.write_dag("readme", text)
     run = airflow.trigger(dag_id)
     airflow.wait_for_run(run, timeout=250)
-    score = airflow.xcom(run, "train", "metrics")["cv_accuracy"]
-    assert f"accuracy: {score}" in airflow.log(run, "report")
+    assert 0.9 < airflow.xcom(run, "train", "metrics")["cv_accuracy"] < 1
