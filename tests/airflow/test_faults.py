@@ -292,7 +292,8 @@ class TestNoTriggererAtAll:
         finally:
             del airflow.environment["AIRFLOW__MLPROJ__END_RUNS_OF_MARKED_TASKS"]
             airflow.kill("api-server", everything=True)
-            airflow.start("api-server")
+            airflow.start("api-server", wait=False)  # not all are healthy without a triggerer
+            airflow.wait_for(lambda: airflow.ask("GET", "version"), "the API server is not back", 90)
         row("marked failed, no triggerer; listener", "deferred", steps, name, "failed")
 
     def test_a_cleared_task_s_next_try_ends_the_old_run(self, airflow, steps, row, without_triggerer):
