@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import Asset, BaseOperator, conf
@@ -26,6 +27,9 @@ __all__ = ["MLProjectOperator"]
 
 AIRFLOWS_OWN = ("AIRFLOW__*", "AIRFLOW_CONN_*", "AIRFLOW_VAR_*", "_AIRFLOW_*", "__AIRFLOW_*")
 """Patterns of variables that are Airflow's, with its secrets among them: no business of a project."""
+
+POLL_INTERVAL = 30.0
+"""Seconds between looks at a run of which no news comes by itself."""
 
 DEFER_AFTER = 10.0
 """Seconds that a task waits in its worker before it is deferred.
@@ -77,7 +81,7 @@ class MLProjectOperator(BaseOperator):
         wait_for_completion: whether to wait for the run's end. If not, `MLProjectRunSensor` can.
         deferrable: whether to wait in the triggerer; by default what `[operators] default_deferrable` says. For the
             backend "local" only if it is given here, and every task runs on one host.
-        poll_interval: seconds between looks at a run of which no news comes by itself.
+        poll_interval: seconds between looks at a run of which no news comes by itself; 30 by default.
         cancel_on_kill: whether the run is ended when the task is marked, cleared or timed out.
         durable: whether the tries of a task instance share a run. If not, every try starts one of its own.
         skip_on_exit_code: exit code, or codes, of the project that skip the task.
@@ -122,6 +126,40 @@ class MLProjectOperator(BaseOperator):
     operator_extra_links: Collection[BaseOperatorLink] = LINKS
     ui_color = "#e5f4fb"
 
+    # What is not given stands here, once for all tasks: to set an attribute of a task is what a DAG's parse spends its
+    # time on.
+    version: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    docker_args: Mapping[str, Any] | None = None
+    experiment_name: str | None = None
+    experiment_id: str | None = None
+    backend_config: Mapping[str, Any] | str | None = None
+    storage_dir: str | None = None
+    run_id: str | None = None
+    run_name: str | None = None
+    env_manager: str | None = None
+    build_image: bool = False
+    docker_auth: Withheld | None = None
+    env_vars: Withheld | None = None
+    tags: Mapping[str, str] | None = None
+    parent_run_id: str | None = None
+    tracking_uri: str | None = None
+    timeout: float | timedelta | None = None
+    mlflow_conn_id: str | None = None
+    git_conn_id: str | None = None
+    wait_for_completion: bool = True
+    deferrable: bool | None = None
+    poll_interval: float = POLL_INTERVAL
+    cancel_on_kill: bool = True
+    durable: bool = True
+    skip_on_exit_code: tuple[int, ...] = ()
+    # Known once the run is submitted.
+    commit: str | None = None
+    command: str | None = None
+    pages: Mapping[str, str] = MappingProxyType({})
+    _vigil: Vigil | None = None
+    _killed: bool = False
+
     def __init__(
         self,
         *,
@@ -149,7 +187,7 @@ class MLProjectOperator(BaseOperator):
         git_conn_id: str | None = None,
         wait_for_completion: bool = True,
         deferrable: bool | None = None,
-        poll_interval: float = 30.0,
+        poll_interval: float | None = None,
         cancel_on_kill: bool = True,
         durable: bool = True,
         skip_on_exit_code: int | Collection[int] | None = None,
@@ -160,40 +198,44 @@ class MLProjectOperator(BaseOperator):
         super().__init__(**kwargs)
         self.uri = uri
         self.entry_point = entry_point
-        self.version = version
-        self.parameters = parameters
-        self.docker_args = docker_args
-        self.experiment_name = experiment_name
-        self.experiment_id = experiment_id
         self.backend = backend
-        self.backend_config = backend_config
-        self.storage_dir = storage_dir
-        self.run_id = run_id
-        self.run_name = run_name
-        self.env_manager = env_manager
-        self.build_image = build_image
-        self.docker_auth = Withheld(docker_auth) if docker_auth else None
-        self.env_vars = Withheld(env_vars) if env_vars else None
-        self.tags = tags
-        self.parent_run_id = parent_run_id
-        self.tracking_uri = tracking_uri
-        self.timeout = timeout
-        self.mlflow_conn_id = mlflow_conn_id
-        self.git_conn_id = git_conn_id
-        self.wait_for_completion = wait_for_completion
-        self.deferrable = deferrable
-        self.poll_interval = poll_interval
-        self.cancel_on_kill = cancel_on_kill
-        self.durable = durable
-        if isinstance(skip_on_exit_code, int):
-            skip_on_exit_code = (skip_on_exit_code,)
-        self.skip_on_exit_code = tuple(skip_on_exit_code or ())
-        # Known once the run is submitted.
-        self.commit: str | None = None
-        self.command: str | None = None
-        self.pages: dict[str, str] = {}
-        self._vigil: Vigil | None = None
-        self._killed = False
+        if docker_auth:
+            self.docker_auth = Withheld(docker_auth)
+        if env_vars:
+            self.env_vars = Withheld(env_vars)
+        if not wait_for_completion:
+            self.wait_for_completion = False
+        if not cancel_on_kill:
+            self.cancel_on_kill = False
+        if not durable:
+            self.durable = False
+        if skip_on_exit_code is not None:
+            codes = (skip_on_exit_code,) if isinstance(skip_on_exit_code, int) else skip_on_exit_code
+            self.skip_on_exit_code = tuple(codes)
+        given = {
+            "version": version,
+            "parameters": parameters,
+            "docker_args": docker_args,
+            "experiment_name": experiment_name,
+            "experiment_id": experiment_id,
+            "backend_config": backend_config,
+            "storage_dir": storage_dir,
+            "run_id": run_id,
+            "run_name": run_name,
+            "env_manager": env_manager,
+            "build_image": build_image or None,
+            "tags": tags,
+            "parent_run_id": parent_run_id,
+            "tracking_uri": tracking_uri,
+            "timeout": timeout,
+            "mlflow_conn_id": mlflow_conn_id,
+            "git_conn_id": git_conn_id,
+            "deferrable": deferrable,
+            "poll_interval": poll_interval,
+        }
+        for name, value in given.items():
+            if value is not None:
+                setattr(self, name, value)
 
     # -- what Airflow calls
 
@@ -351,6 +393,8 @@ class MLProjectOperator(BaseOperator):
         found = {"run_id": run.run_id, "handle": run.handle.to_dict(), **self.pages}
         for key, value in found.items():
             context["ti"].xcom_push(key=key, value=value)
+        # At the end Airflow would push them again, and an empty one for each that there is not.
+        self.operator_extra_links = ()
 
     def _leave(self, context: Context, run: SubmittedRun, cursor: int, deadline: float | None) -> None:
         from airflow_mlproj.triggers import CURSOR_KEY, MLProjectRunTrigger, cursor_note
