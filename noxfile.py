@@ -37,6 +37,9 @@ AIRFLOW = [
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 DEPENDENCIES: list[str] = PYPROJECT["project"]["dependencies"]
 GROUPS: dict[str, list[str]] = PYPROJECT["dependency-groups"]
+EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
+BESIDE_AIRFLOW = ("databricks", "docker", "kubernetes")
+"""Extras of mlproj that a worker of Airflow has beside its providers, which pin the same libraries."""
 
 
 def install(session: nox.Session, *requirements: str, constraints: str = "core") -> None:
@@ -83,7 +86,9 @@ def core(session: nox.Session) -> None:
 @nox.session(requires=["mlflow"])
 def airflow(session: nox.Session) -> None:
     """Test airflow_mlproj as installed, by tasks of a real Airflow; arguments after `--` go to pytest."""
-    install(session, *GROUPS["test"], *DEPENDENCIES, *AIRFLOW, constraints="airflow")
+    beside = [requirement for extra in BESIDE_AIRFLOW for requirement in EXTRAS[extra]]
+    install(session, *GROUPS["test"], *DEPENDENCIES, *AIRFLOW, *beside, constraints="airflow")
+    session.run("uv", "pip", "check", silent=True)
     test(session, "tests/airflow")
 
 
@@ -106,6 +111,14 @@ def benchmark(session: nox.Session) -> None:
     session.run("python", "benchmarks/spine.py", "--mlflow", mlflow_python(session), *session.posargs)
 
 
+@nox.session(default=False, requires=["mlflow"])
+def benchmark_airflow(session: nox.Session) -> None:
+    """Print what the tasks of Airflow cost, against its own operators; arguments after `--` go to the benchmark."""
+    install(session, *GROUPS["test"], *DEPENDENCIES, *AIRFLOW, constraints="airflow")
+    session.install("--no-deps", "--reinstall-package=mlproj", "--compile-bytecode", ".", silent=True)
+    session.run("python", "benchmarks/airflow.py", "--mlflow", mlflow_python(session), *session.posargs)
+
+
 @nox.session(default=False)
 def constraints(session: nox.Session) -> None:
     """Write constraints/*.txt anew, with the newest versions that go together."""
@@ -114,6 +127,7 @@ def constraints(session: nox.Session) -> None:
     write_constraints(session, "core", "pyproject.toml", *groups)
     write_constraints(session, "mlflow", listed(session, "mlflow", MLFLOW))
     with_airflow = [f"--group={group}" for group in ("test", "types", "nox")]
+    with_airflow += [f"--extra={extra}" for extra in BESIDE_AIRFLOW]
     write_constraints(session, "airflow", "pyproject.toml", *with_airflow, listed(session, "airflow", *AIRFLOW))
 
 
