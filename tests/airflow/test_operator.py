@@ -212,6 +212,23 @@ def deferred(airflow, runs):
     return runs["deferred"]
 
 
+def test_the_link_is_there_while_the_project_runs(airflow, steps):
+    steps.dag(
+        "linked",
+        """
+        MLProjectOperator(
+            task_id="train", **STEP, mlflow_conn_id="mlflow_test", parameters={"mark": mark("linked"), "seconds": 15},
+        )
+        """,
+    )
+    run = airflow.trigger("linked")
+    page = airflow.wait_for(lambda: airflow.extra_links(run, "train")["MLflow run"], "there is no link", 60)
+    assert page.endswith(airflow.xcom(run, "train", "run_id"))
+    assert airflow.task(run, "train")["state"] == "running"
+    airflow.wait_for_run(run, timeout=90)
+    assert airflow.extra_links(run, "train")["MLflow run"] == page
+
+
 class TestDeferred:
     def test_frees_its_worker_and_comes_back(self, airflow, deferred):
         log = airflow.log(deferred, "train")
