@@ -116,7 +116,8 @@ def benchmark_airflow(session: nox.Session) -> None:
     """Print what the tasks of Airflow cost, against its own operators; arguments after `--` go to the benchmark."""
     install(session, *GROUPS["test"], *DEPENDENCIES, *AIRFLOW, constraints="airflow")
     session.install("--no-deps", "--reinstall-package=mlproj", "--compile-bytecode", ".", silent=True)
-    session.run("python", "benchmarks/airflow.py", "--mlflow", mlflow_python(session), *session.posargs)
+    command = ("python", "benchmarks/airflow.py", "--mlflow", mlflow_python(session), *session.posargs)
+    session.run(*command, interrupt_timeout=60)  # it has hundreds of processes to end
 
 
 @nox.session(default=False)

@@ -332,7 +332,10 @@ class Bench:
         forked = last_line(python(FORKED, *asked, cwd=home, env=environ))
         for index, what in ((1, "file is read"), (0, "DAG is serialized too")):
             median = {name: statistics.median(value[index] for value in values) for name, values in forked.items()}
-            for peer, peer_name, goal in (("bash", "BashOperator", "goal: 1.15 times"), ("bare", "bare operator", "")):
+            for peer, peer_name, goal in (
+                ("bash", "BashOperator", "goal: at most 1.15"),
+                ("bare", "bare operator", ""),
+            ):
                 figures = median["mlproj"] * 1e3, median[peer] * 1e3
                 self.row(f"from fork until the {what}", *figures, peer_name, goal, digits=1)
         looks = [last_line(python(LOADED, cwd=home, env=environ)) for _ in range(self.runs)]

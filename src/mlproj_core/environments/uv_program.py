@@ -147,8 +147,14 @@ def _end(group: int, poll: Callable[[], int | None]) -> None:
         until = time.monotonic() + _GRACE_SECONDS
         while poll() is None and time.monotonic() < until:
             time.sleep(0.01)
+    until = time.monotonic() + _GRACE_SECONDS
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
+        # Until nobody is left: of what uv started we cannot wait for the end, and a kill takes effect a moment later.
+        while True:
+            os.killpg(group, signal.SIGKILL)
+            if poll() is not None and time.monotonic() > until:
+                break  # dead all the same, but nobody has asked for their end: a host without an init
+            time.sleep(0.005)
     while poll() is None:
         time.sleep(0.01)
 
