@@ -78,7 +78,7 @@ class MLProjectRunSensor(BaseSensorOperator):
                 return super().execute(context)
             run = self._run()
             if not _is_over(run):
-                self._leave(run.handle)
+                self._leave(run.handle, time.time() + self.timeout)
             return self._conclude(run)
 
     def poke(self, context: Context) -> PokeReturnValue | bool:
@@ -94,8 +94,14 @@ class MLProjectRunSensor(BaseSensorOperator):
             return False
         return PokeReturnValue(is_done=True, xcom_value=self._conclude(run))
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        """Go on where the trigger ended."""
+    def execute_complete(self, context: Context, event: Mapping[str, Any], deadline: float) -> Any:
+        """Go on where the trigger ended; away again, if it had lost contact to a run that is not over.
+
+        Args:
+            context: the task's.
+            event: what `MLProjectRunTrigger` says.
+            deadline: when the waiting ends, in seconds since the epoch.
+        """
         from airflow.sdk.exceptions import AirflowSensorTimeout
 
         from airflow_mlproj.hooks import tracking_variables
@@ -104,21 +110,29 @@ class MLProjectRunSensor(BaseSensorOperator):
         with airflow_words(), tracking_variables(self.mlflow_conn_id):
             if event["timed_out"]:
                 raise AirflowSensorTimeout(f"The run was not over after {self.timeout:g} seconds.")
-            return self._conclude(self._run())
+            run = self._run()
+            if not _is_over(run):
+                self._leave(run.handle, deadline)
+            return self._conclude(run)
 
     def _run(self) -> SubmittedRun:
         from mlproj_core.backends.tracked import TrackedBackend
+        from mlproj_core.errors import UserError
         from mlproj_core.runs import attach
 
+        if not self.handle and not self.run_id:
+            raise UserError(
+                "There is no run to wait for: handle or run_id is empty. Was the task skipped that it is to come from?"
+            )
         return attach(self.handle or TrackedBackend.handle_of(str(self.run_id)), self._say)
 
-    def _leave(self, handle: RunHandle) -> None:
+    def _leave(self, handle: RunHandle, deadline: float) -> None:
         from airflow_mlproj.triggers import MLProjectRunTrigger
 
         self.defer(
             trigger=MLProjectRunTrigger(
                 handle=handle.to_dict(),
-                deadline=time.time() + self.timeout,
+                deadline=deadline,
                 poll_interval=self.poke_interval,
                 cancel_on_kill=False,  # it was another task that started the run
                 not_before=time.time() + SHORTEST_ABSENCE,
@@ -126,6 +140,7 @@ class MLProjectRunSensor(BaseSensorOperator):
                 mlflow_conn_id=self.mlflow_conn_id,
             ),
             method_name="execute_complete",
+            kwargs={"deadline": deadline},
         )
 
     def _conclude(self, run: SubmittedRun) -> dict[str, Any]:

@@ -25,6 +25,10 @@ CURSOR_KEY = "mlproj_cursor"
 """XCom key under which a trigger notes how far the log is, for one that goes on after it."""
 
 
+_DEADLINE = "mlproj: the task's deadline"
+"""The message with which a trigger ends its own waiting, where the run goes on."""
+
+
 def cursor_note(handle: RunHandle, cursor: int) -> dict[str, Any]:
     """What is noted there. The task writes the first note: a look for one that is not there is an error in logs."""
     return {"attempt": handle.tag, "cursor": cursor}
@@ -88,11 +92,15 @@ class MLProjectRunTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Follow the run to its end, or to the deadline."""
-        run = await self._attach()
-        deadline = asyncio.create_task(self._end_at_deadline(run))
+        run, waiting = await self._attach(), asyncio.current_task()
+        assert waiting is not None  # noqa: S101 - a coroutine runs in a task
+        deadline = asyncio.create_task(self._end_at_deadline(run, waiting))
         try:
             await self._go_on_where_another_ended()
             await self._follow(run)
+        except asyncio.CancelledError as error:
+            if error.args != (_DEADLINE,):
+                raise
         finally:
             deadline.cancel()
         await asyncio.sleep(max(0.0, self.not_before - time.time()))
@@ -161,18 +169,23 @@ class MLProjectRunTrigger(BaseTrigger):
                     await self._note()
                     noted, next_note = cursor, time.monotonic() + SAVE_INTERVAL
 
-    async def _end_at_deadline(self, run: SubmittedRun) -> None:
+    async def _end_at_deadline(self, run: SubmittedRun, waiting: asyncio.Task[Any]) -> None:
+        """End the run, and with it the waiting; or only the waiting, if the run is to go on or is out of reach."""
         if self.deadline is None:
             return
         await asyncio.sleep(max(0.0, self.deadline - time.time()))
         try:
-            if await run.get_status_async() is RunStatus.RUNNING:
-                self._timed_out = True
-                if self.cancel_on_kill:
-                    self._say("the task's time (execution_timeout) is over: ending its run")
-                    await run.cancel_async()
+            if await run.get_status_async() is not RunStatus.RUNNING:
+                return
+            self._timed_out = True
+            if self.cancel_on_kill:
+                self._say("the task's time is over: ending its run")
+                await run.cancel_async()
+                return
         except MlprojError as error:
+            self._timed_out = True
             self._say(f"warning: the run could not be ended at the task's deadline: {error}")
+        waiting.cancel(_DEADLINE)
 
     # -- what survives a triggerer
 

@@ -1,5 +1,6 @@
 """The adapter's own rules, without a running Airflow: what is decided, what is shown, what is refused."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -12,7 +13,14 @@ from airflow.sdk import DAG, conf
 from airflow.sdk.exceptions import AirflowSkipException
 
 import airflow_mlproj
-from airflow_mlproj import MLProjectFailed, MLProjectOperator, MLProjectRefused, MLProjectRunSensor, mlproject_params
+from airflow_mlproj import (
+    MLProjectFailed,
+    MLProjectOperator,
+    MLProjectRefused,
+    MLProjectRunSensor,
+    MLProjectRunTrigger,
+    mlproject_params,
+)
 from airflow_mlproj.origin import project_uri
 from airflow_mlproj.outcome import airflow_words, conclude
 from airflow_mlproj.output import Follower, Saved
@@ -432,7 +440,80 @@ class TestParams:
             mlproject_params("projects/train")
 
 
+class TestATriggerAtItsDeadline:
+    class Run:
+        """A run that is not over until it is cancelled, if it can be."""
+
+        def __init__(self, refuses=None):
+            self.refuses, self.over, self.cancelled = refuses, asyncio.Event(), False
+
+        async def wait_async(self):
+            await self.over.wait()
+
+        async def read_lines_async(self, cursor):
+            yield "a line", 7
+            await self.over.wait()
+
+        async def get_status_async(self):
+            return RunStatus.RUNNING
+
+        async def cancel_async(self):
+            if self.refuses:
+                raise self.refuses
+            self.cancelled = True
+            self.over.set()
+
+    def event(self, monkeypatch, run, **arguments):
+        trigger = MLProjectRunTrigger(HANDLE.to_dict(), deadline=time.time() + 0.2, **arguments)
+
+        async def attached():
+            return run
+
+        async def fired():
+            monkeypatch.setattr(trigger, "_attach", attached)
+            return [event.payload async for event in trigger.run()]
+
+        return asyncio.run(asyncio.wait_for(fired(), 10))
+
+    @pytest.mark.parametrize("stream", [True, False])
+    @pytest.mark.parametrize(
+        ("cancel_on_kill", "refuses"), [(True, None), (False, None), (True, ContactLost("which host?"))]
+    )
+    def test_stops_waiting_whether_or_not_the_run_ends(self, monkeypatch, stream, cancel_on_kill, refuses):
+        run = self.Run(refuses)
+        events = self.event(monkeypatch, run, stream=stream, cancel_on_kill=cancel_on_kill)
+        assert events == [{"cursor": 7 if stream else 0, "timed_out": True}]
+        assert run.cancelled is (cancel_on_kill and refuses is None)
+
+    def test_is_ended_by_whoever_else_cancels_it(self, monkeypatch):
+        trigger, run = MLProjectRunTrigger(HANDLE.to_dict(), deadline=time.time() + 60), self.Run()
+
+        async def attached():
+            return run
+
+        async def waits():
+            async for _ in trigger.run():
+                raise AssertionError("it fired")
+
+        async def cancelled():
+            monkeypatch.setattr(trigger, "_attach", attached)
+            task = asyncio.create_task(waits())
+            await asyncio.sleep(0.1)
+            task.cancel("somebody else")
+            await task
+
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(cancelled())
+        assert not run.cancelled
+
+
 class TestSensors:
+    def test_whose_run_is_not_given_after_all_say_so(self):
+        sensor = MLProjectRunSensor(task_id="t", handle={"key": "stands for a template"})
+        sensor.handle = None
+        with pytest.raises(UserError, match="handle or run_id is empty"):
+            sensor._run()
+
     @pytest.mark.parametrize("given", [{}, {"handle": {}, "run_id": "a"}])
     def test_wait_for_a_handle_or_a_run_id(self, given):
         with pytest.raises(ValueError, match="give a handle or a run_id"):

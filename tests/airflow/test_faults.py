@@ -219,6 +219,19 @@ class TestATaskThatTakesTooLong:
         assert len(steps.pids(name)) == 1
 
 
+class TestASensorThatWaitsTooLong:
+    def test_fails_while_it_is_deferred_and_leaves_the_run_alone(self, airflow, steps):
+        name = "sensor_too_long"
+        line = train(name, parameters={"seconds": 45}, wait_for_completion="False")
+        sensor = 'MLProjectRunSensor(task_id="wait", handle=submitted.output["handle"], deferrable=True, timeout=12)'
+        steps.dag(name, f"submitted = {line}", sensor)
+        run = airflow.trigger(name)
+        airflow.wait_for_task(run, "wait", "failed", timeout=90)
+        assert "The run was not over after 12 seconds" in airflow.log(run, "wait")
+        assert len(steps.living(name)) == 1
+        ended(airflow, steps, name)
+
+
 class TestATriggerer:
     def test_that_is_killed_loses_nothing(self, airflow, steps, row):
         name = "triggerer_killed"
