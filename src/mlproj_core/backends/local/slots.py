@@ -30,7 +30,7 @@ class Slots:
 
     def __init__(self, directory: str, number: int) -> None:
         """Use the slots 0 to `number` - 1 in this directory, which is made if need be."""
-        os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103  # as in the supervisor: pathlib is too big
+        os.makedirs(directory, mode=0o700, exist_ok=True)  # as in the supervisor: pathlib is too big
         self.directory = directory
         self.number = number
         self.bell: int | None = None
