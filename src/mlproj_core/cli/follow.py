@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,7 +116,21 @@ def see_through(submit: Callable[[], SubmittedRun], screen: Screen) -> Ending:
             backend.wait(run.handle, None)
             interrupts.wait()
         except _Left:
+            if run is not None:
+                _end_without_us(run)
             what = f"leaving while run {run.handle.tag} is being ended" if run else "interrupted: no run was waited for"
             screen.say(what)
             return Ending(run, interrupts.signal, left=True)
     return Ending(run, interrupts.signal)
+
+
+def _end_without_us(run: SubmittedRun) -> None:
+    """See the cancellation through in a process of its own: the thread that began it may not have come to the mark."""
+    cancel = "import sys; from mlproj_core import attach; attach(sys.argv[1]).cancel()"
+    subprocess.Popen(
+        [sys.executable, "-c", cancel, run.handle.to_json()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
