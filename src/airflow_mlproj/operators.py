@@ -418,7 +418,7 @@ class MLProjectOperator(BaseOperator):
         from airflow_mlproj.outcome import MLProjectFailed, MLProjectRefused, conclude
 
         try:
-            value = conclude(run, self.skip_on_exit_code, self._say)
+            value = conclude(run, self.skip_on_exit_code)
         except MLProjectRefused as refused:
             if vigil.is_ending:  # the worker shuts down: the run was not ended by anybody who wants no other
                 raise MLProjectFailed(str(refused), reason=refused.reason, handle=refused.handle) from None

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from mlproj_core.errors import ExecutionException, MlprojError, Superseded, TrackingError, TrackingRefused, UserError
-from mlproj_core.status import ReasonCode, RunStatus
+from mlproj_core.errors import ExecutionException, MlprojError, TrackingError
+from mlproj_core.retries import retry_can_help
+from mlproj_core.status import RunStatus
 
 if TYPE_CHECKING:
     from mlproj_core.handle import RunHandle
-    from mlproj_core.runs import SubmittedRun
+    from mlproj_core.runs import RunResult, SubmittedRun
     from mlproj_core.status import Reason
 
 __all__ = ["VALUE_KEYS", "MLProjectFailed", "MLProjectRefused", "airflow_words", "conclude", "underway"]
 
 VALUE_KEYS = ("run_id", "status", "experiment_id", "artifact_uri", "tracking_url", "metrics", "result", "handle")
 """Keys of the return value, each of which is also an XCom key of its own."""
-
-_NEVER_RETRIED = (ReasonCode.USER_INPUT, ReasonCode.CANCELLED)
-_RETRIED_IF_IT_CAN_HELP = (ReasonCode.SOURCE, ReasonCode.ENVIRONMENT, ReasonCode.IMAGE, ReasonCode.TRACKING)
 
 _TRACKING_PATIENCE = 60.0
 """Seconds for which the metrics of a finished run are asked for again and again."""
@@ -52,13 +49,12 @@ class MLProjectRefused(_Ended, AirflowFailException):
     """Another try would end in the same way: the task fails at once, whatever retries it has left."""
 
 
-def conclude(run: SubmittedRun, skip_on_exit_code: Collection[int], say: Callable[[str], None]) -> dict[str, Any]:
+def conclude(run: SubmittedRun, skip_on_exit_code: Collection[int]) -> dict[str, Any]:
     """The return value of a run that is over.
 
     Args:
         run: the run.
         skip_on_exit_code: exit codes of the project that skip the task.
-        say: is given one line of text for each thing worth telling.
 
     Raises:
         MLProjectFailed: it did not finish.
@@ -66,7 +62,7 @@ def conclude(run: SubmittedRun, skip_on_exit_code: Collection[int], say: Callabl
         AirflowSkipException: the project exited with one of these codes.
     """
     try:
-        result = _result(run, say)
+        result = _result(run)
     except ExecutionException as failure:
         reason = failure.reason
         if reason is not None and reason.exit_code in skip_on_exit_code:
@@ -111,36 +107,20 @@ def airflow_words() -> Iterator[None]:
 
 
 def _in_airflow_words(error: MlprojError) -> AirflowException:
-    kind = MLProjectFailed if _can_help(error) else MLProjectRefused
+    kind = MLProjectFailed if retry_can_help(error) else MLProjectRefused
     return kind(str(error), reason=getattr(error, "reason", None), handle=getattr(error, "handle", None))
 
 
-def _can_help(error: MlprojError) -> bool:
-    """Whether another try can end better."""
-    reason: Reason | None = getattr(error, "reason", None)
-    if isinstance(error, (UserError, TrackingRefused, Superseded)):
-        return False
-    if reason is None or reason.code not in (*_NEVER_RETRIED, *_RETRIED_IF_IT_CAN_HELP):
-        return True
-    return reason.code in _RETRIED_IF_IT_CAN_HELP and reason.retryable
-
-
-def _result(run: SubmittedRun, say: Callable[[str], None]) -> Any:
+def _result(run: SubmittedRun) -> RunResult:
     """The run's result, with patience for a tracking server that is away just now."""
-    give_up, pause = time.monotonic() + _TRACKING_PATIENCE, 1.0
-    while True:
-        try:
-            return run.result()
-        except TrackingError as error:
-            if isinstance(error, TrackingRefused) or time.monotonic() > give_up:
-                raise MLProjectFailed(
-                    f"Run {run.handle.tag} finished, but its metrics could not be had: {error} "
-                    "Another try does not run the project again, it only asks for them again.",
-                    handle=run.handle,
-                ) from None
-            say(f"the run finished, but the tracking server does not give its metrics; asking again: {error}")
-            time.sleep(pause)
-            pause = min(2 * pause, 15.0)
+    try:
+        return run.result(patience=_TRACKING_PATIENCE)
+    except TrackingError as error:
+        raise MLProjectFailed(
+            f"Run {run.handle.tag} finished, but its metrics could not be had: {error} "
+            "Another try does not run the project again, it only asks for them again.",
+            handle=run.handle,
+        ) from None
 
 
 def _json_number(value: float) -> float | str:

@@ -146,7 +146,7 @@ class MLProjectRunSensor(BaseSensorOperator):
     def _conclude(self, run: SubmittedRun) -> dict[str, Any]:
         from airflow_mlproj.outcome import conclude
 
-        return conclude(run, (), self._say)
+        return conclude(run, ())
 
     def _say(self, line: str) -> None:
         (self.log.warning if line.startswith("warning") else self.log.info)(f"[mlproj] {line}")

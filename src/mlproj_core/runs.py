@@ -15,7 +15,7 @@ from mlproj_core.status import Phase, Reason, RunStatus
 
 if TYPE_CHECKING:
     from mlproj_core.backends.backend import Backend, Sighting
-    from mlproj_core.claim import Record
+    from mlproj_core.claim import Record, Turn
 
 __all__ = ["LocalSubmittedRun", "RunResult", "SubmittedRun", "attach", "deliver"]
 
@@ -83,6 +83,12 @@ class SubmittedRun:
         return self._observe().record
 
     @property
+    def turn(self) -> Turn | None:
+        """The turn at which the attempt was claimed: an earlier one than the caller's is that of an earlier try."""
+        claim = self._observe().claim
+        return claim.turn if claim is not None else None
+
+    @property
     def page(self) -> str | None:
         """The run's page where it runs, such as a Databricks workspace; None if there is none."""
         return self._backend.page(self._handle)
@@ -118,11 +124,15 @@ class SubmittedRun:
         """End the run and wait until nothing is left of it; a run that is over stays as it is."""
         protocol.cancel(self._backend, self._handle, self._report)
 
-    def result(self) -> RunResult:
+    def result(self, patience: float = 0.0) -> RunResult:
         """What the run left: metrics, and the JSON object at MLPROJ_RESULT.
+
+        Args:
+            patience: seconds for which a tracking server that does not answer is asked again and again.
 
         Raises:
             ExecutionException: the run is not over, or did not finish.
+            TrackingError: the tracking server does not give the metrics.
         """
         sighting = self._observe()
         status = _status(sighting)
@@ -131,9 +141,7 @@ class SubmittedRun:
         record = sighting.record
         metrics: Mapping[str, float] = {}
         if record is not None and record.tracked:
-            from mlproj_core.tracking import connect
-
-            metrics = connect(record.tracking_uri).metrics(record.run_id)
+            metrics = self._metrics(record, patience)
         return RunResult(
             run_id=self.run_id,
             status=status,
@@ -143,6 +151,24 @@ class SubmittedRun:
             metrics=metrics,
             result=self._backend.read_result(self._handle),
         )
+
+    def _metrics(self, record: Record, patience: float) -> Mapping[str, float]:
+        import time
+
+        from mlproj_core.tracking import connect
+
+        give_up, pause = time.monotonic() + patience, 1.0
+        while True:
+            try:
+                return connect(record.tracking_uri).metrics(record.run_id)
+            except TrackingRefused:
+                raise
+            except TrackingError as error:
+                if time.monotonic() >= give_up:
+                    raise
+                self._report(f"the run finished, but the tracking server does not give its metrics; again: {error}")
+                time.sleep(pause)
+                pause = min(2 * pause, 15.0)
 
     def failure(self, sighting: Sighting | None = None) -> ExecutionException:
         """The exception that tells of this run's failure: its reason and the last lines of its output."""

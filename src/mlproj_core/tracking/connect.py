@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 
 from mlproj_core.errors import UserError
 from mlproj_core.tracking.record import Tracking
+from mlproj_core.tracking.surroundings import are_lent, surroundings
 from mlproj_core.tracking.untracked import UNTRACKED_URI, Untracked
 from mlproj_core.tracking.uris import absolute, is_database, is_http, without_credentials
 
@@ -18,7 +18,7 @@ PATIENCE = 5.0
 
 
 def connect(
-    tracking_uri: str | None = None, *, patience: float = PATIENCE, environ: Mapping[str, str] = os.environ
+    tracking_uri: str | None = None, *, patience: float = PATIENCE, environ: Mapping[str, str] | None = None
 ) -> Tracking:
     """The place where runs are recorded. Asks nothing of it yet.
 
@@ -30,12 +30,14 @@ def connect(
         tracking_uri: any tracking URI that MLflow takes, or "untracked:". One without credentials takes
             those of MLFLOW_TRACKING_URI, if that is the same place with credentials.
         patience: seconds a call may spend on a server that is down, before it raises.
-        environ: where the credentials of a tracking server are looked up; by default this process's environment.
+        environ: where the credentials of a tracking server are looked up; by default the variables that were lent
+            in this context, else this process's.
 
     Raises:
         UserError: the URI, or a variable beside it, cannot be used.
     """
-    setting = os.environ.get("MLPROJ_TRACKING", "").strip().lower()
+    around = surroundings()
+    setting = around.get("MLPROJ_TRACKING", "").strip().lower()
     if setting not in ("", "on", "off", "mlflow"):
         raise UserError(
             f"MLPROJ_TRACKING must be on, off or mlflow, but it is {setting!r}. off: runs are untracked; "
@@ -45,15 +47,15 @@ def connect(
         return Untracked("Runs are not tracked: MLPROJ_TRACKING=off.")
     if tracking_uri == UNTRACKED_URI:
         return Untracked()
-    uri = tracking_uri or _configured()
+    uri = tracking_uri or _configured(around)
     if uri is None:
         return _default(patience)
-    uri = _with_known_credentials(absolute(uri))
+    uri = _with_known_credentials(absolute(uri), around)
     if not is_http(uri):
         from mlproj_core.tracking.store import MlflowStore
 
         return MlflowStore(uri, patience=patience)
-    reason = "MLPROJ_TRACKING=mlflow" if setting == "mlflow" else _needs_mlflow()
+    reason = "MLPROJ_TRACKING=mlflow" if setting == "mlflow" else _needs_mlflow(around)
     if reason is not None:
         from mlproj_core.tracking.store import MlflowStore
 
@@ -61,14 +63,16 @@ def connect(
     from mlproj_core.tracking.server import TrackingServer
     from mlproj_core.tracking.session import Session
 
-    return TrackingServer(Session(uri, patience=patience, environ=environ), mlflow_uri=uri)
+    return TrackingServer(
+        Session(uri, patience=patience, environ=around if environ is None else environ), mlflow_uri=uri
+    )
 
 
-def _configured() -> str | None:
+def _configured(around: Mapping[str, str]) -> str | None:
     mlflow = sys.modules.get("mlflow")
-    if mlflow is not None and getattr(mlflow, "is_tracking_uri_set", bool)():
+    if not are_lent() and mlflow is not None and getattr(mlflow, "is_tracking_uri_set", bool)():
         return str(mlflow.get_tracking_uri())
-    return os.environ.get("MLFLOW_TRACKING_URI") or None
+    return around.get("MLFLOW_TRACKING_URI") or None
 
 
 def _default(patience: float) -> Tracking:
@@ -88,20 +92,20 @@ def _default(patience: float) -> Tracking:
     return MlflowStore(uri, patience=patience)
 
 
-def _with_known_credentials(uri: str) -> str:
-    known = os.environ.get("MLFLOW_TRACKING_URI")
+def _with_known_credentials(uri: str, around: Mapping[str, str]) -> str:
+    known = around.get("MLFLOW_TRACKING_URI")
     if not known or without_credentials(uri) != (uri, None):
         return uri
     known = absolute(known)
     return known if without_credentials(known)[0] == uri else uri
 
 
-def _needs_mlflow() -> str | None:
+def _needs_mlflow(around: Mapping[str, str]) -> str | None:
     """The variable that asks for a way of authenticating that plain REST cannot do."""
     from mlproj_core.tracking.credentials import flag
 
-    if os.environ.get("MLFLOW_TRACKING_AUTH"):
+    if around.get("MLFLOW_TRACKING_AUTH"):
         return "MLFLOW_TRACKING_AUTH"
-    if flag("MLFLOW_TRACKING_AWS_SIGV4", os.environ):
+    if flag("MLFLOW_TRACKING_AWS_SIGV4", around):
         return "MLFLOW_TRACKING_AWS_SIGV4"
     return None

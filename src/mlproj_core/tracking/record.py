@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from mlproj_core.status import Outcome
+from mlproj_core.tracking.surroundings import surroundings
 
 __all__ = ["ATTEMPT_TAG", "OUTCOME_TAG", "NewRun", "RunRecord", "Tracking", "run_page"]
 
@@ -82,7 +82,7 @@ class RunRecord:
 def run_page(server: str, experiment_id: str, run_id: str) -> str:
     """The address of a run's page in the UI of a tracking server, in the workspace of the environment."""
     page = f"{server}/#/experiments/{experiment_id}/runs/{run_id}"
-    workspace = os.environ.get("MLFLOW_WORKSPACE", "").strip()
+    workspace = surroundings().get("MLFLOW_WORKSPACE", "").strip()
     return f"{page}?workspace={quote(workspace, safe='')}" if workspace not in ("", "default") else page
 
 
