@@ -38,8 +38,10 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 DEPENDENCIES: list[str] = PYPROJECT["project"]["dependencies"]
 GROUPS: dict[str, list[str]] = PYPROJECT["dependency-groups"]
 EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
-BESIDE_AIRFLOW = ("databricks", "docker", "kubernetes")
-"""Extras of mlproj that a worker of Airflow has beside its providers, which pin the same libraries."""
+BESIDE = ("databricks", "docker", "kubernetes")
+"""Extras of mlproj that a worker of Airflow or Prefect has beside the engine, which pins the same libraries."""
+PREFECT = ["prefect==3.8.8", *EXTRAS["prefect"]]
+"""The Prefect whose server tests start. It cannot be installed beside Airflow."""
 
 
 def install(session: nox.Session, *requirements: str, constraints: str = "core") -> None:
@@ -65,6 +67,13 @@ def types(session: nox.Session) -> None:
     session.run("mypy", "noxfile.py", "scripts")
 
 
+@nox.session
+def types_prefect(session: nox.Session) -> None:
+    """Strict type checks of the adapter for Prefect."""
+    install(session, *GROUPS["types"], *DEPENDENCIES, *PREFECT, constraints="prefect")
+    session.run("mypy", "--package=prefect_mlproj")
+
+
 @nox.session(default=False)
 def mlflow(session: nox.Session) -> None:
     """Make the environment with a full mlflow, which the tests compare with and start as a server."""
@@ -86,10 +95,22 @@ def core(session: nox.Session) -> None:
 @nox.session(requires=["mlflow"])
 def airflow(session: nox.Session) -> None:
     """Test airflow_mlproj as installed, by tasks of a real Airflow; arguments after `--` go to pytest."""
-    beside = [requirement for extra in BESIDE_AIRFLOW for requirement in EXTRAS[extra]]
-    install(session, *GROUPS["test"], *DEPENDENCIES, *AIRFLOW, *beside, constraints="airflow")
+    install(session, *GROUPS["test"], *DEPENDENCIES, *AIRFLOW, *beside(), constraints="airflow")
     session.run("uv", "pip", "check", silent=True)
     test(session, "tests/airflow")
+
+
+@nox.session(requires=["mlflow"])
+def prefect(session: nox.Session) -> None:
+    """Test prefect_mlproj as installed, by flows of a real Prefect server; arguments after `--` go to pytest."""
+    install(session, *GROUPS["test"], *DEPENDENCIES, *PREFECT, *beside(), constraints="prefect")
+    session.run("uv", "pip", "check", silent=True)
+    test(session, "--numprocesses=2", "--dist=loadfile", "tests/prefect")
+
+
+def beside() -> list[str]:
+    """What the extras of mlproj require that an engine's worker has beside the engine."""
+    return [requirement for extra in BESIDE for requirement in EXTRAS[extra]]
 
 
 def test(session: nox.Session, *arguments: str) -> None:
@@ -127,9 +148,9 @@ def constraints(session: nox.Session) -> None:
     session.install(*GROUPS["nox"])
     write_constraints(session, "core", "pyproject.toml", *groups)
     write_constraints(session, "mlflow", listed(session, "mlflow", MLFLOW))
-    with_airflow = [f"--group={group}" for group in ("test", "types", "nox")]
-    with_airflow += [f"--extra={extra}" for extra in BESIDE_AIRFLOW]
-    write_constraints(session, "airflow", "pyproject.toml", *with_airflow, listed(session, "airflow", *AIRFLOW))
+    engine = [f"--group={group}" for group in ("test", "types", "nox")] + [f"--extra={extra}" for extra in BESIDE]
+    write_constraints(session, "airflow", "pyproject.toml", *engine, listed(session, "airflow", *AIRFLOW))
+    write_constraints(session, "prefect", "pyproject.toml", *engine, listed(session, "prefect", *PREFECT))
 
 
 def listed(session: nox.Session, name: str, *requirements: str) -> str:

@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from airflow_world import AirflowWorld, ApiError
+from airflow_world import AirflowWorld
 from git_world import commit, git, published, repository
+from rest import ApiError
 
 DAG = """
 from airflow.providers.standard.operators.bash import BashOperator

@@ -7,7 +7,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from airflow_world import ApiError, Run
+from airflow_world import Run
+from rest import ApiError
 
 # The first run builds the project's own environment, with scikit-learn and mlflow.
 pytestmark = pytest.mark.timeout(900)

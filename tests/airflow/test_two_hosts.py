@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from airflow_steps import Steps
-from airflow_world import AirflowWorld, command, pids
+from airflow_world import AirflowWorld
+from processes import command, pids
 
 
 @pytest.fixture(scope="module")

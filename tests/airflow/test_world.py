@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 
-import airflow_world
+import processes
 import pytest
-from airflow_world import AirflowWorld, ApiError, DagImportError, command
+from airflow_world import AirflowWorld, DagImportError
+from processes import command
+from rest import ApiError
 
 BASH = """
 from airflow.providers.standard.operators.bash import BashOperator
@@ -159,7 +161,7 @@ class TestAWorldOfItsOwn:
 
     def test_its_guard_ends_what_is_left_when_the_tests_are_killed(self, tmp_path):
         guard = subprocess.Popen(
-            [sys.executable, airflow_world.__file__, str(tmp_path)], stdin=subprocess.PIPE, text=True
+            [sys.executable, processes.__file__, f"AIRFLOW_HOME={tmp_path}"], stdin=subprocess.PIPE, text=True
         )
         environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path)}
         marked = subprocess.Popen(["sleep", "1000"], env=environment, start_new_session=True)

@@ -1,14 +1,11 @@
 """A real Airflow for tests: its processes, its REST API, its database and its logs, all in one directory.
 
-Nothing here imports Airflow. As a program, `python airflow_world.py HOME` is a world's guard: it reads the ids of the
-sessions that the world begins, and ends them, and whatever else is the world's, when the tests do without saying so.
+Nothing here imports Airflow.
 """
 
 import base64
 import configparser
 import contextlib
-import datetime
-import http.client
 import json
 import os
 import secrets
@@ -18,14 +15,13 @@ import subprocess
 import sys
 import textwrap
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 from mlflow_world import free_port
+from processes import Guard, belonging, command, end_all, in_session, living, pids
+from rest import ApiError, address, request, seconds
 
 PROGRAM = str(Path(sys.executable).with_name("airflow"))
 
@@ -51,14 +47,6 @@ compiled, without which each of its processes starts many seconds later."""
 
 Run = namedtuple("Run", "dag_id run_id")
 TaskProcesses = namedtuple("TaskProcesses", "runner supervisor")
-
-
-class ApiError(Exception):
-    """The REST API refused something; `status` is its HTTP status."""
-
-    def __init__(self, status, text):
-        super().__init__(f"{status}: {text}")
-        self.status = status
 
 
 class DagImportError(Exception):
@@ -104,10 +92,8 @@ class AirflowWorld:
         self.components = {}
         self._started = []
         self._token = None
-        self._guard = subprocess.Popen(
-            [sys.executable, __file__, str(self.home)],
-            stdin=subprocess.PIPE, text=True, env=self._host_environment(), start_new_session=True,
-        )  # fmt: skip
+        self._mark = f"AIRFLOW_HOME={self.home}"
+        self._guard = Guard(self._mark, self._host_environment())
         began = time.monotonic()
         try:
             self._migrate()
@@ -219,8 +205,7 @@ class AirflowWorld:
                 cwd=self.home, env=self.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
-        self._guard.stdin.write(f"{process.pid}\n")
-        self._guard.stdin.flush()
+        self._guard.watch(process.pid)
         self.components[name] = component = Component(kind, process, log)
         self._started.append(component)
         if wait and kind in JOBS:
@@ -255,7 +240,7 @@ class AirflowWorld:
 
     def processes(self, name):
         """Pids of a component and of what it started, except for what has begun a session of its own since."""
-        return [pid for pid, _, session in living() if session == self.components[name].process.pid]
+        return in_session(self.components[name].process.pid)
 
     def task_processes(self, run, task_id, map_index=-1, timeout=30):
         """Pids of the process in which a task instance runs, and of the executor's worker that supervises it."""
@@ -269,7 +254,7 @@ class AirflowWorld:
 
     def survivors(self):
         """Pids and command lines of all that it started and that lives: components, tasks, and what tasks left."""
-        return [(pid, command(pid)) for pid in belonging(self.home, self._sessions())]
+        return [(pid, command(pid)) for pid in belonging(self._mark, self._sessions())]
 
     def _sessions(self):
         return {component.process.pid for component in self._started}
@@ -290,11 +275,10 @@ class AirflowWorld:
         end = time.monotonic() + 5
         while self.survivors() and time.monotonic() < end:
             time.sleep(0.05)
-        end_all(self.home, self._sessions())
+        end_all(self._mark, self._sessions())
         for component in self._started:
             component.process.wait(10)
-        self._guard.stdin.close()
-        self._guard.wait(30)
+        self._guard.close()
 
     # -- waiting
 
@@ -380,28 +364,9 @@ class AirflowWorld:
     def ask(self, method, *path, body=None, **query):
         """What the API answers to a request; the path below `/api/v2`, in parts."""
         if self._token is None:
-            self._token = self._request("GET", f"{self.url}/auth/token", {})["access_token"]
-        url = "/".join([f"{self.url}/api/v2", *(urllib.parse.quote(str(part), safe="") for part in path)])
-        if query:
-            url += "?" + urllib.parse.urlencode(query)
-        return self._request(method, url, {"Authorization": f"Bearer {self._token}"}, body)
-
-    def _request(self, method, url, headers, body=None):
-        request = urllib.request.Request(
-            url,
-            method=method,
-            headers={**headers, "Accept": "application/json", "Content-Type": "application/json"},
-            data=None if body is None else json.dumps(body).encode(),
-        )
-        try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                raise ApiError(error.code, error.read().decode(errors="replace")) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise ConnectionError(f"{url}: {error}") from error
-        return json.loads(text) if text else None
+            self._token = request("GET", f"{self.url}/auth/token")["access_token"]
+        url = address(f"{self.url}/api/v2", *path, **query)
+        return request(method, url, {"Authorization": f"Bearer {self._token}"}, body)
 
     def write_dag(self, name, text, timeout=30):
         """Write a DAG file, `NAME.py`, and wait until Airflow knows what it says now; the ids of its DAGs.
@@ -568,62 +533,3 @@ def _line(message):
     more = {name: value for name, value in message.items() if name not in IN_EVERY_LINE}
     told = [message.get("timestamp"), message.get("level"), message["event"], more and json.dumps(more)]
     return " ".join(part for part in told if part)
-
-
-def seconds(timestamp):
-    """A time that the API tells, in seconds since the epoch."""
-    return datetime.datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
-
-
-# -- processes, by /proc
-
-
-def pids():
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
-def living():
-    """The pid, the parent's and the session's of every process that has not ended."""
-    for pid in pids():
-        with contextlib.suppress(OSError):
-            state, parent, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
-            if state not in "ZX":
-                yield pid, int(parent), int(session)
-
-
-def command(pid):
-    """The command line of a process, or what it calls itself; empty when there is none."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def belonging(home, sessions):
-    """Pids of the processes that live in one of these sessions, or in whose environment AIRFLOW_HOME is this.
-
-    Either alone misses some: a process that gives itself a title loses the environment that /proc shows of it, and a
-    task may start what begins a session of its own.
-    """
-    mark = f"AIRFLOW_HOME={home}".encode()
-    found = []
-    for pid, _, session in living():
-        with contextlib.suppress(OSError):
-            if session in sessions or mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                found.append(pid)
-    return found
-
-
-def end_all(home, sessions):
-    """Kill what belongs to a world, until nothing does."""
-    end = time.monotonic() + 20
-    while left := belonging(home, sessions):
-        assert time.monotonic() < end, f"cannot be killed: {[(pid, command(pid)) for pid in left]}"
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
-
-
-if __name__ == "__main__":
-    end_all(sys.argv[1], {int(line) for line in sys.stdin})
