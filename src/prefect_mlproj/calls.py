@@ -1,0 +1,112 @@
+"""Which call of a flow run a task belongs to: the name under which a later execution of the flow run finds its run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.futures import PrefectFuture
+
+__all__ = ["call_of", "flow_run_here", "flow_run_of", "key_of"]
+
+_FLOW_RUNS = 64
+"""Executions of flow runs whose calls are counted; the oldest is forgotten first. A process has few at a time."""
+
+_counters: dict[tuple[UUID, int], Counter[str]] = {}
+_lock = threading.Lock()
+
+
+def flow_run_here() -> FlowRun | None:
+    """The flow run in whose flow, or in whose task, this is called."""
+    context = FlowRunContext.get()
+    found = context.flow_run if context is not None else None
+    return found if isinstance(found, FlowRun) else None
+
+
+def call_of(arguments: Mapping[str, Any]) -> str | None:
+    """Name a call, where it is made: it is the n-th of its kind in this execution of the flow run.
+
+    Prefect's own names will not do: the ids and the dynamic keys of task runs are new at every execution. Here an equal
+    call of the flow gets an equal name whenever the flow run is executed. The count is taken where the call stands in
+    the flow, since the tasks themselves may begin in any order.
+
+    Args:
+        arguments: those of the call. What another task is yet to give counts as just that.
+
+    Returns:
+        A JSON text; None outside a flow.
+    """
+    flow_run = flow_run_here()
+    if flow_run is None:
+        return None
+    kind = _digest([_inside(), arguments.get("uri"), arguments.get("entry_point"), arguments.get("parameters")])
+    with _lock:
+        counter = _counters.setdefault((flow_run.id, flow_run.run_count), Counter())
+        while len(_counters) > _FLOW_RUNS:
+            del _counters[next(iter(_counters))]
+        counter[kind] += 1
+        return json.dumps([kind, counter[kind]])
+
+
+def key_of(call: str | None, arguments: Mapping[str, Any]) -> str:
+    """The key that a task's run is submitted under: one step of one flow run.
+
+    Args:
+        call: the call's name.
+        arguments: those of the call, with what other tasks gave.
+    """
+    flow_run = flow_run_here()
+    if flow_run is None or call is None:
+        context = TaskRunContext.get()
+        task_run_id = str(context.task_run.id) if context is not None else None
+        return json.dumps(["prefect", None, task_run_id])
+    kind, count = json.loads(call)
+    uri, entry_point = str(arguments["uri"]), str(arguments["entry_point"])
+    return json.dumps(
+        ["prefect", str(flow_run.id), uri, entry_point, _digest([kind, arguments.get("parameters")]), count]
+    )
+
+
+def flow_run_of(key: str) -> UUID | None:
+    """The flow run that a key was made for; None if it is none of Prefect's."""
+    try:
+        engine, flow_run_id, *_ = json.loads(key)
+        return UUID(flow_run_id) if engine == "prefect" and flow_run_id is not None else None
+    except (ValueError, TypeError):
+        return None
+
+
+def _inside() -> list[Any] | None:
+    """The task that a call is made in, if not in the flow itself."""
+    context = TaskRunContext.get()
+    flow_context = FlowRunContext.get()
+    if context is None or (flow_context is not None and context.task_run.flow_run_id != _id_of(flow_context)):
+        return None
+    if flow_context is not None and flow_context.detached:
+        # In a process of a task runner, which counts for itself: the task run's own id is all that tells it apart
+        # from an equal one in another process.
+        return [str(context.task_run.id)]
+    return [context.task.task_key, context.parameters]
+
+
+def _id_of(context: FlowRunContext) -> UUID | None:
+    return getattr(context.flow_run, "id", None)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_word).encode()).hexdigest()[:32]
+
+
+def _word(value: Any) -> Any:
+    if isinstance(value, (PrefectFuture, State)):
+        return {"yet to come": True}
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value)

@@ -1,0 +1,102 @@
+"""A flow's hook that ends what its flow run has started, from whatever process Prefect calls it in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.flows import Flow
+from prefect.logging.loggers import flow_run_logger
+
+from mlproj_core.errors import MlprojError
+from mlproj_core.handle import RunHandle
+from mlproj_core.runs import attach
+from mlproj_core.status import RunStatus
+from prefect_mlproj.artifacts import handle_in
+from prefect_mlproj.calls import flow_run_of
+
+__all__ = ["cancel_runs"]
+
+_PAGE = 200
+"""Rows that Prefect's API gives at once (its setting `PREFECT_SERVER_API_DEFAULT_LIMIT`)."""
+
+
+def cancel_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """End every run of a flow run, and of the flow runs that it has started.
+
+    Give it to a flow: `@flow(on_cancellation=[cancel_runs])`, and `on_crashed=[cancel_runs]` where a crashed flow run
+    is not to find its runs again. Prefect calls it in the process of the runner or worker, after it has ended the
+    flow's own. It does not go by the states of task runs, which say nothing of what lives.
+
+    Args:
+        flow: the flow.
+        flow_run: its run.
+        state: the state that it has entered.
+    """
+    logger = flow_run_logger(flow_run, flow)
+
+    def say(line: str) -> None:
+        (logger.warning if line.startswith("warning") else logger.info)(f"[mlproj] {line}")
+
+    with get_client(sync_client=True) as client:
+        flow_run_ids = {flow_run.id, *_descendants(client, flow_run.id)}
+        handles = {handle.tag: handle for handle in _shown(client, flow_run_ids)}
+    # What was claimed on this host and was not shown in Prefect any more, since its process died.
+    handles.update({handle.tag: handle for handle in _local(flow_run_ids)})
+    ended = 0
+    for handle in handles.values():
+        try:
+            run = attach(handle, say)
+            if run.get_status() is RunStatus.RUNNING:
+                say(f"ending run {handle.tag}, since the flow run is {state.name}")
+                run.cancel()
+                ended += 1
+        except MlprojError as error:
+            say(f"warning: run {handle.tag} could not be ended from here: {error}")
+    say(f"{ended} of {len(handles)} runs were still at work, and were ended")
+
+
+def _descendants(client: SyncPrefectClient, flow_run_id: UUID) -> Iterator[UUID]:
+    """The flow runs that a flow run has started, and those that they have."""
+    parents = {flow_run_id}
+    seen: set[UUID] = set()
+    while parents:
+        filter_ = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=list(parents)))
+        children: set[UUID] = set()
+        offset = 0
+        while page := client.read_flow_runs(flow_run_filter=filter_, limit=_PAGE, offset=offset):
+            children.update(found.id for found in page)
+            offset += len(page)
+        parents = children - seen
+        seen |= children
+        yield from parents
+
+
+def _shown(client: SyncPrefectClient, flow_run_ids: set[UUID]) -> Iterator[RunHandle]:
+    """The runs of which a handle was shown in Prefect, at their submission."""
+    filter_ = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=list(flow_run_ids)))
+    offset = 0
+    while page := client.read_artifacts(artifact_filter=filter_, limit=_PAGE, offset=offset):
+        offset += len(page)
+        for artifact in page:
+            for text in (artifact.description, artifact.data):
+                if isinstance(text, str) and (handle := handle_in(text)) is not None:
+                    yield handle
+
+
+def _local(flow_run_ids: set[UUID]) -> Iterator[RunHandle]:
+    """The runs that this host knows of."""
+    from mlproj_core.backends.local import LocalBackend
+
+    for handle in LocalBackend().handles():
+        if flow_run_of(handle.key) in flow_run_ids:
+            yield handle

@@ -1,0 +1,336 @@
+"""The tasks: a project's entry point as a task of a flow."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import aclosing
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.futures import PrefectFuture, PrefectFutureList
+from prefect.tasks import MaterializingTask
+from prefect.utilities.annotations import unmapped
+from prefect.utilities.callables import expand_mapping_parameters, get_call_parameters
+
+from mlproj_core.errors import MlprojError
+from mlproj_core.runs import attach
+from prefect_mlproj.calls import call_of
+from prefect_mlproj.runs import ProjectRun
+from prefect_mlproj.states import completed, only_if_it_can_help, refused, value_of
+from prefect_mlproj.step import Step, Submission, Waiting, project_name
+
+if TYPE_CHECKING:
+    from mlproj_core.runs import SubmittedRun
+    from prefect_mlproj.blocks import GitCredentials, MLflowCredentials
+
+__all__ = ["ProjectTask", "run_project", "submit_project", "wait_for_project"]
+
+
+class ProjectTask(MaterializingTask[..., Any]):
+    """A task whose state mirrors a run, for sync and async flows alike.
+
+    In an async flow or task a call gives a coroutine, to be awaited; `.submit` and `.map` are the same everywhere. A
+    call raises what the run's end calls for, also where the flow ignores the result.
+
+    Args:
+        fn: the task's work.
+        afn: the same as a coroutine function.
+        options: those of every Prefect task.
+    """
+
+    def __init__(self, fn: Callable[..., Any], afn: Callable[..., Coroutine[Any, Any, Any]], **options: Any) -> None:
+        super().__init__(fn, assets=options.pop("assets", ()), materialized_by="mlflow", **options)
+        self._afn = afn
+
+    def with_options(self, **options: Any) -> ProjectTask:  # type: ignore[override]
+        """A task with other options: those of every Prefect task, and `assets` that it materializes."""
+        clone = copy.copy(self)
+        clone.__dict__.update(super().with_options(**options).__dict__)
+        return clone
+
+    def __call__(  # type: ignore[override]
+        self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any
+    ) -> Any:
+        """Run the project and return what it left.
+
+        Raises:
+            ExecutionException: the run failed, with its reason and the last lines of its output.
+            CancelledRun: it was cancelled.
+            CrashedRun: it was lost.
+        """
+        run_sync = kwargs.pop("_sync", None)
+        parameters = self._named(args, kwargs)
+        if (not _in_async_context()) if run_sync is None else run_sync:
+            value = super().__call__(return_state=return_state, wait_for=wait_for, **parameters)
+            return value_of(value) if isinstance(value, State) and not return_state else value
+        return self._awaited(return_state, wait_for, parameters)
+
+    async def _awaited(self, return_state: bool, wait_for: Iterable[Any] | None, parameters: dict[str, Any]) -> Any:
+        twin = copy.copy(self)
+        twin.fn, twin.isasync = self._afn, True
+        value = await super(ProjectTask, twin).__call__(return_state=return_state, wait_for=wait_for, **parameters)
+        return value_of(value) if isinstance(value, State) and not return_state else value
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        """Submit the task to the flow's task runner; its future."""
+        options = {name: kwargs.pop(name) for name in ("return_state", "wait_for") if name in kwargs}
+        return super().submit(**self._named(args, kwargs), **options)
+
+    def map(self, *args: Any, return_state: bool = False, wait_for: Iterable[Any] | None = None, **kwargs: Any) -> Any:
+        """Submit the task once for each element of the lists among the arguments.
+
+        A mapping, such as one set of parameters or tags, is one value; a list of mappings is mapped over.
+        """
+        if "deferred" in kwargs:
+            return super().map(*args, return_state=return_state, wait_for=wait_for, **kwargs)
+        given = get_call_parameters(self.fn, args, kwargs, apply_defaults=False)
+        given = {name: _over(value) for name, value in given.items()}
+        calls = expand_mapping_parameters(self.fn, given)
+        futures: PrefectFutureList[Any] = PrefectFutureList(  # type: ignore[abstract]
+            self.submit(**parameters, wait_for=wait_for) for parameters in calls
+        )
+        if return_state:
+            futures.wait()
+            return [future.state for future in futures]
+        return futures
+
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name, and among them the name of this call in the flow."""
+        parameters = get_call_parameters(self.fn, args, kwargs)
+        if parameters.get("call", "") is None:
+            parameters["call"] = call_of(parameters)
+        return parameters
+
+
+def _over(value: Any) -> Any:
+    """A mapping is not mapped over; what another task is yet to give is, once it is there."""
+    if isinstance(value, Mapping):
+        return unmapped(value)
+    if isinstance(value, PrefectFuture):
+        return value.result()
+    return value
+
+
+def _in_async_context() -> bool:
+    """Whether a call is to give a coroutine: by the task or flow that it is made in, else by whether a loop runs."""
+    task_context, flow_context = TaskRunContext.get(), FlowRunContext.get()
+    if task_context is not None:
+        return task_context.task.isasync
+    if flow_context is not None and flow_context.flow is not None:
+        return flow_context.flow.isasync
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _task_run_name(parameters: dict[str, Any]) -> str:
+    return f"{project_name(parameters['uri'])}/{parameters['entry_point']}"
+
+
+def _run_project(
+    uri: str | os.PathLike[str],
+    entry_point: str = "main",
+    version: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    docker_args: Mapping[str, Any] | None = None,
+    experiment_name: str | None = None,
+    experiment_id: str | None = None,
+    backend: str = "local",
+    backend_config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    storage_dir: str | None = None,
+    run_id: str | None = None,
+    run_name: str | None = None,
+    env_manager: str | None = None,
+    build_image: bool = False,
+    docker_auth: Mapping[str, str] | None = None,
+    *,
+    env_vars: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    parent_run_id: str | None = None,
+    tracking_uri: str | None = None,
+    timeout: float | None = None,
+    mlflow_credentials: MLflowCredentials | None = None,
+    git_credentials: GitCredentials | None = None,
+    call: str | None = None,
+) -> Any:
+    """Run an entry point of an MLflow project as a task, whose state mirrors the run.
+
+    Args:
+        uri: the project: a local directory, or a Git URI, each with `#subdirectory` if need be.
+        entry_point: name of an entry point, or a `.py`, `.sh` or `.R` file of the project.
+        version: for a Git project a branch, tag or commit.
+        parameters: values by parameter name; names that the entry point does not declare become `--name value`.
+        docker_args: arguments for `docker run`, for projects that run in a container.
+        experiment_name: the experiment to record the run in, created if it does not exist; or
+        experiment_id: its id.
+        backend: where to run: "local", or a backend that is installed.
+        backend_config: the backend's own settings: a mapping, or the path to a `.json` file. A local run ends with the
+            flow's process, unless `{"detach": True}` is among them.
+        storage_dir: directory for data that is fetched for parameters of type path.
+        run_id: an existing MLflow run to use instead of creating one.
+        run_name: name of the MLflow run.
+        env_manager: "local" (the flow's environment) or "uv"; by default what the project asks for.
+        build_image: whether to build an image of the project, for projects that run in a container.
+        docker_auth: credentials for a Docker registry.
+        env_vars: environment variables for the project. They may be secret.
+        tags: tags for the MLflow run, beside those that name the flow run and the task run.
+        parent_run_id: id of the MLflow run that this one is nested in.
+        tracking_uri: the tracking server or store; by default MLFLOW_TRACKING_URI.
+        timeout: seconds after which the run is ended as FAILED, whoever is still there to see it.
+        mlflow_credentials: a block that names the tracking server, for the task and for the project.
+        git_credentials: a block with the login for the project's repository.
+        call: set by the task itself: the name of this call in the flow.
+    """
+    return _see_through(Submission(locals()))
+
+
+@wraps(_run_project)
+async def _arun_project(*args: Any, **kwargs: Any) -> Any:
+    return await _asee_through(Submission(get_call_parameters(_run_project, args, kwargs)))
+
+
+def _submit_project(
+    uri: str | os.PathLike[str],
+    entry_point: str = "main",
+    version: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    docker_args: Mapping[str, Any] | None = None,
+    experiment_name: str | None = None,
+    experiment_id: str | None = None,
+    backend: str = "local",
+    backend_config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    storage_dir: str | None = None,
+    run_id: str | None = None,
+    run_name: str | None = None,
+    env_manager: str | None = None,
+    build_image: bool = False,
+    docker_auth: Mapping[str, str] | None = None,
+    *,
+    env_vars: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    parent_run_id: str | None = None,
+    tracking_uri: str | None = None,
+    timeout: float | None = None,
+    mlflow_credentials: MLflowCredentials | None = None,
+    git_credentials: GitCredentials | None = None,
+    call: str | None = None,
+) -> Any:
+    """Submit a run and do not wait for it: `wait_for_project` does.
+
+    The arguments are those of `run_project`. A local run ends with the flow's process here too, unless
+    `backend_config={"detach": True}`; whoever cancels the flow run ends it in both cases.
+
+    Returns:
+        A `ProjectRun`.
+    """
+    return _begin(Submission(locals()))
+
+
+@wraps(_submit_project)
+async def _asubmit_project(*args: Any, **kwargs: Any) -> Any:
+    step = Submission(get_call_parameters(_submit_project, args, kwargs))
+    return await _in_thread(_begin, step)
+
+
+def _wait_for_project(
+    handle: ProjectRun | Mapping[str, Any] | str, *, mlflow_credentials: MLflowCredentials | None = None
+) -> Any:
+    """Wait for a run that was submitted here or elsewhere; the state mirrors it, as that of `run_project` does.
+
+    Cancelling the flow run ends the run if it is this flow run's own.
+
+    Args:
+        handle: what `submit_project` gave, a run's handle, or the JSON text of one.
+        mlflow_credentials: a block that names the run's tracking server.
+    """
+    return _see_through(_waiting(handle, mlflow_credentials))
+
+
+@wraps(_wait_for_project)
+async def _await_for_project(*args: Any, **kwargs: Any) -> Any:
+    given = get_call_parameters(_wait_for_project, args, kwargs)
+    return await _asee_through(_waiting(given["handle"], given["mlflow_credentials"]))
+
+
+def _waiting(handle: Any, block: MLflowCredentials | None) -> Waiting:
+    found = attach(ProjectRun.handle_in(handle)).handle
+    return Waiting(found, block.variables() if block is not None else None)
+
+
+# -- the work of the tasks, for sync and async ones
+
+
+def _see_through(step: Step) -> State[Any]:
+    try:
+        with step.watched():
+            if step.comes_too_late:
+                return step.not_begun()
+            run = step.obtain()
+            step.announce(run)
+            if step.is_to_follow(run):
+                for line, _ in run.read_lines(follow=True):
+                    step.hear(run, line)
+                run.wait()
+            return step.conclude(run)
+    except MlprojError as error:
+        return refused(error)
+
+
+async def _asee_through(step: Step) -> State[Any]:
+    try:
+        with step.watched():
+            if step.comes_too_late:
+                return step.not_begun()
+            run: SubmittedRun = await _in_thread(step.obtain)
+            step.announce(run)
+            if step.is_to_follow(run):
+                async with aclosing(run.read_lines_async()) as lines:
+                    async for line, _ in lines:
+                        step.hear(run, line)
+                await run.wait_async()
+            state: State[Any] = await _in_thread(step.conclude, run)
+            return state
+    except MlprojError as error:
+        return refused(error)
+
+
+def _begin(step: Submission) -> State[Any]:
+    try:
+        with step.watched(until_over=True):
+            if step.comes_too_late:
+                return step.not_begun()
+            run = step.obtain()
+            return completed(ProjectRun.of(run), f"submitted: run {run.run_id}")
+    except MlprojError as error:
+        return refused(error)
+
+
+async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in a thread of its own: the loop's pool of threads is small, and others wait in it."""
+    from anyio import CapacityLimiter, to_thread
+
+    return await to_thread.run_sync(function, *args, limiter=CapacityLimiter(1), abandon_on_cancel=True)
+
+
+_OPTIONS: dict[str, Any] = {
+    "tags": ("mlproj",),
+    # The run itself is what is found again: a cache of Prefect's would be a second opinion.
+    "cache_policy": NO_CACHE,
+    "persist_result": True,
+    "retry_condition_fn": only_if_it_can_help,
+    "viz_return_value": "a run",
+}
+
+run_project = ProjectTask(_run_project, _arun_project, name="run_project", task_run_name=_task_run_name, **_OPTIONS)
+submit_project = ProjectTask(
+    _submit_project, _asubmit_project, name="submit_project", task_run_name=_task_run_name, **_OPTIONS
+)
+wait_for_project = ProjectTask(_wait_for_project, _await_for_project, name="wait_for_project", **_OPTIONS)
