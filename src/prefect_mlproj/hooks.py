@@ -14,6 +14,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterParentFlowRunId,
 )
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.flows import Flow
 from prefect.logging.loggers import flow_run_logger
 
@@ -47,9 +48,13 @@ def cancel_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> N
     def say(line: str) -> None:
         (logger.warning if line.startswith("warning") else logger.info)(f"[mlproj] {line}")
 
-    with get_client(sync_client=True) as client:
-        flow_run_ids = {flow_run.id, *_descendants(client, flow_run.id)}
-        handles = {handle.tag: handle for handle in _shown(client, flow_run_ids)}
+    flow_run_ids, handles = {flow_run.id}, {}
+    try:
+        with get_client(sync_client=True) as client:
+            flow_run_ids.update(_descendants(client, flow_run.id))
+            handles.update({handle.tag: handle for handle in _shown(client, flow_run_ids)})
+    except Exception as error:  # what this host knows is ended all the same
+        say(f"warning: Prefect's server does not say what the flow run has started: {error}")
     # What was claimed on this host and was not shown in Prefect any more, since its process died.
     handles.update({handle.tag: handle for handle in _local(flow_run_ids)})
     ended = 0
@@ -73,7 +78,9 @@ def _descendants(client: SyncPrefectClient, flow_run_id: UUID) -> Iterator[UUID]
         filter_ = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=list(parents)))
         children: set[UUID] = set()
         offset = 0
-        while page := client.read_flow_runs(flow_run_filter=filter_, limit=_PAGE, offset=offset):
+        while page := client.read_flow_runs(
+            flow_run_filter=filter_, sort=FlowRunSort.ID_DESC, limit=_PAGE, offset=offset
+        ):
             children.update(found.id for found in page)
             offset += len(page)
         parents = children - seen
@@ -85,7 +92,7 @@ def _shown(client: SyncPrefectClient, flow_run_ids: set[UUID]) -> Iterator[RunHa
     """The runs of which a handle was shown in Prefect, at their submission."""
     filter_ = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=list(flow_run_ids)))
     offset = 0
-    while page := client.read_artifacts(artifact_filter=filter_, limit=_PAGE, offset=offset):
+    while page := client.read_artifacts(artifact_filter=filter_, sort=ArtifactSort.ID_DESC, limit=_PAGE, offset=offset):
         offset += len(page)
         for artifact in page:
             for text in (artifact.description, artifact.data):

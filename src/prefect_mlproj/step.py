@@ -89,11 +89,6 @@ class Step:
         return self.flow_run.id if self.flow_run is not None else None
 
     @property
-    def is_served(self) -> bool:
-        """Whether a runner or worker takes care of its flow run's end: it does of those of a deployment."""
-        return self.flow_run is not None and self.flow_run.deployment_id is not None
-
-    @property
     def tethered(self) -> bool:
         """Whether the run ends with this process, however that ends."""
         raise NotImplementedError

@@ -16,7 +16,7 @@ from typing import Protocol
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events.clients import get_events_subscriber
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.exceptions import ObjectNotFound
@@ -39,10 +39,6 @@ class Watched(Protocol):
     @property
     def flow_run_id(self) -> UUID | None:
         """The flow run that it belongs to; None outside a flow."""
-
-    @property
-    def is_served(self) -> bool:
-        """Whether a runner or worker takes care of its flow run's end."""
 
     def end(self) -> None:
         """End its run, since its flow run was cancelled. Called once, in a thread of its own."""
@@ -146,36 +142,36 @@ class Watcher:
         with self._lock:
             steps = self._steps - self._ended
         for flow_run_id in {step.flow_run_id for step in steps if step.flow_run_id is not None}:
-            if await self._is_cancelled(client, flow_run_id):
+            if (cancelled := await self._cancelled_around(client, flow_run_id)) is not None:
                 self._cancelled.add(flow_run_id)
+                if cancelled.deployment_id is None:  # else a runner or worker takes care of its end
+                    self._finish_at_exit(cancelled.id)
         for step in steps:
             if step.flow_run_id in self._cancelled:
                 self._ended.add(step)
-                if not step.is_served:
-                    self._finish_at_exit(step.flow_run_id)
                 threading.Thread(target=step.end, name="mlproj-canceller", daemon=True).start()
             elif step.flow_run_id in self._over:  # nobody of it waits for anything any more
                 self.remove(step)
 
-    async def _is_cancelled(self, client: PrefectClient, flow_run_id: UUID) -> bool:
-        """Whether a flow run is cancelled, or one that it is a part of."""
+    async def _cancelled_around(self, client: PrefectClient, flow_run_id: UUID) -> FlowRun | None:
+        """The flow run itself if it is cancelled, or one that it is a part of; None if none is."""
         wanted: UUID | None = flow_run_id
         while wanted is not None:
             try:
                 flow_run = await client.read_flow_run(wanted)
             except ObjectNotFound:  # deleted, which Prefect does not take for a cancellation
-                return False
+                return None
             if flow_run.state is not None and flow_run.state.type in CANCELLED:
-                return True
+                return flow_run
             if flow_run.state is not None and flow_run.state.is_final():
                 self._over.add(wanted)
-                return False
+                return None
             if wanted not in self._parents:
                 task_run_id = flow_run.parent_task_run_id
                 parent = await client.read_task_run(task_run_id) if task_run_id is not None else None
                 self._parents[wanted] = parent.flow_run_id if parent is not None else None
             wanted = self._parents[wanted]
-        return False
+        return None
 
 
 def _finish(flow_run_id: UUID) -> None:

@@ -8,6 +8,7 @@ from mlflow_world import mlflow_environment as mlflow_environment
 from mlflow_world import mlflow_python as mlflow_python
 from mlflow_world import mlflow_server as mlflow_server
 from prefect_world import PrefectWorld
+from steps import Steps
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,12 @@ def prefect(prefect_installed, tmp_path_factory):
     world = PrefectWorld(tmp_path_factory.mktemp("prefect"))
     yield world
     world.close()
+
+
+@pytest.fixture(scope="session")
+def steps(prefect):
+    """The project that most tests run, and what it did."""
+    return Steps(prefect.directory / "steps", prefect.directory / "marks")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from mlflow_world import free_port
 from processes import Guard, belonging, command, end_all, in_session, kill_until_none, lives
-from rest import address, request, seconds
+from rest import ApiError, address, request, seconds
 
 OVER = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 """Types of states that runs do not leave by themselves, unless a flow is to be tried again."""
@@ -228,8 +228,14 @@ class PrefectWorld:
             options: for `main.serve`.
         """
         __tracebackhide__ = True
-        ending = SERVED.format(directory=self.notes, name=name, options=options)
-        served = Served(self, name, *self._run_file(name, textwrap.dedent(text) + ending, env))
+        file = self.files / f"{name}.py"
+        file.write_text(textwrap.dedent(text) + SERVED.format(directory=self.notes, name=name, options=options))
+        return self.serve_file(name, file, env)
+
+    def serve_file(self, name, file, env=None):
+        """Run a file that serves its flow itself, as the deployment of this name, and wait until that is served."""
+        __tracebackhide__ = True
+        served = Served(self, name, *self._open(name, [file], env))
         self.programs.append(served)
 
         def begun():
@@ -243,14 +249,11 @@ class PrefectWorld:
     def start_script(self, name, text, env=None):
         """Run a text as a program of its own, which has a flow of this name and calls it."""
         known = {run["id"] for run in self.runs_of(name)}
-        script = Script(self, name, *self._run_file(name, textwrap.dedent(text), env), known=known)
+        file = self.files / f"{name}.py"
+        file.write_text(textwrap.dedent(text))
+        script = Script(self, name, *self._open(name, [file], env), known=known)
         self.programs.append(script)
         return script
-
-    def _run_file(self, name, text, env):
-        file = self.files / f"{name}.py"
-        file.write_text(text)
-        return self._open(name, [file], env)
 
     def _open(self, name, arguments, env=None):
         log = self.directory / f"{name}.{next(self._numbers)}.log"
@@ -351,8 +354,19 @@ class PrefectWorld:
     # -- the REST API
 
     def ask(self, method, *path, body=None, **query):
-        """What the API answers to a request; the path below `/api`, in parts."""
-        return request(method, address(f"{self.url}/api", *path, **query), body=body)
+        """What the API answers to a request; the path below `/api`, in parts.
+
+        A server that is too busy for its database says so (503), and is asked again, as Prefect's own client does.
+        """
+        url = address(f"{self.url}/api", *path, **query)
+        for pause in (0.2, 1, 3):
+            try:
+                return request(method, url, body=body)
+            except ApiError as error:
+                if error.status != 503:
+                    raise
+                time.sleep(pause)
+        return request(method, url, body=body)
 
     def _all(self, kind, **body):
         """All entries of a kind that match, however many pages they take."""
