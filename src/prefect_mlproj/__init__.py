@@ -14,14 +14,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prefect_mlproj.blocks import GitCredentials, MLflowCredentials, MLProject
+    from prefect_mlproj.flows import ProjectFlow, project_flow
     from prefect_mlproj.hooks import cancel_runs
     from prefect_mlproj.results import ProjectResult
     from prefect_mlproj.runs import ProjectRun
     from prefect_mlproj.tasks import run_project, submit_project, wait_for_project
 
-__all__ = ["ProjectResult", "ProjectRun", "cancel_runs", "run_project", "submit_project", "wait_for_project"]
+__all__ = [
+    "GitCredentials",
+    "MLProject",
+    "MLflowCredentials",
+    "ProjectFlow",
+    "ProjectResult",
+    "ProjectRun",
+    "cancel_runs",
+    "project_flow",
+    "run_project",
+    "submit_project",
+    "wait_for_project",
+]
 
 _HOMES = {
+    "blocks": ("GitCredentials", "MLProject", "MLflowCredentials"),
+    "flows": ("ProjectFlow", "project_flow"),
     "hooks": ("cancel_runs",),
     "results": ("ProjectResult",),
     "runs": ("ProjectRun",),

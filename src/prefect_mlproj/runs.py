@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from prefect._internal.compatibility.async_dispatch import async_dispatch
 from prefect.blocks.abstract import JobRun
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from mlproj_core.runs import SubmittedRun, attach
 from mlproj_core.status import RunStatus
+from mlproj_core.tracking.surroundings import lend
 from prefect_mlproj.results import ProjectResult
+
+if TYPE_CHECKING:
+    from prefect_mlproj.blocks import MLflowCredentials
 
 __all__ = ["ProjectRun"]
 
@@ -23,6 +28,8 @@ class ProjectRun(BaseModel, JobRun[ProjectResult]):
     In async code `wait_for_completion`, `fetch_result` and `cancel` are to be awaited; their twins
     `await_for_completion`, `afetch_result` and `acancel` always are.
 
+    The credentials of a block stay in the process that submitted the run: no result and no other process gets them.
+
     Attributes:
         handle: the run's handle, by which any process finds it again.
     """
@@ -30,6 +37,10 @@ class ProjectRun(BaseModel, JobRun[ProjectResult]):
     model_config = ConfigDict(frozen=True)
 
     handle: dict[str, Any]
+    _credentials: Any = PrivateAttr(default=None)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return {**super().__getstate__(), "__pydantic_private__": {"_credentials": None}}
 
     @property
     def run(self) -> SubmittedRun:
@@ -43,24 +54,28 @@ class ProjectRun(BaseModel, JobRun[ProjectResult]):
 
     def get_status(self) -> str:
         """RUNNING, FINISHED, FAILED or KILLED."""
-        return str(self.run.get_status())
+        with self._lent():
+            return str(self.run.get_status())
 
     async def acancel(self) -> None:
         """As `cancel`, without blocking the event loop."""
-        await self.run.cancel_async()
+        with self._lent():
+            await self.run.cancel_async()
 
     @async_dispatch(acancel)
     def cancel(self) -> None:
         """End the run and wait until nothing is left of it; one that is over stays as it is."""
-        self.run.cancel()
+        with self._lent():
+            self.run.cancel()
 
     async def await_for_completion(self) -> None:
         """As `wait_for_completion`, without blocking the event loop."""
-        run = self.run
-        async for line, _ in run.read_lines_async():
-            self._log(line)
-        await run.wait_async()
-        await asyncio.to_thread(self._check, run)
+        with self._lent():
+            run = self.run
+            async for line, _ in run.read_lines_async():
+                self._log(line)
+            await run.wait_async()
+            await asyncio.to_thread(self._check, run)
 
     @async_dispatch(await_for_completion)
     def wait_for_completion(self) -> None:  # type: ignore[override]
@@ -69,15 +84,17 @@ class ProjectRun(BaseModel, JobRun[ProjectResult]):
         Raises:
             ExecutionException: it did not finish.
         """
-        run = self.run
-        for line, _ in run.read_lines(follow=True):
-            self._log(line)
-        run.wait()
-        self._check(run)
+        with self._lent():
+            run = self.run
+            for line, _ in run.read_lines(follow=True):
+                self._log(line)
+            run.wait()
+            self._check(run)
 
     async def afetch_result(self) -> ProjectResult:
         """As `fetch_result`, without blocking the event loop."""
-        return await asyncio.to_thread(ProjectResult.of, self.run)
+        with self._lent():
+            return await asyncio.to_thread(ProjectResult.of, self.run)
 
     @async_dispatch(afetch_result)
     def fetch_result(self) -> ProjectResult:  # type: ignore[override]
@@ -86,17 +103,29 @@ class ProjectRun(BaseModel, JobRun[ProjectResult]):
         Raises:
             ExecutionException: it is not over, or did not finish.
         """
-        return ProjectResult.of(self.run)
+        with self._lent():
+            return ProjectResult.of(self.run)
 
     @classmethod
-    def of(cls, run: SubmittedRun) -> ProjectRun:
-        """A run of the core as one of Prefect."""
-        return cls(handle=run.handle.to_dict())
+    def of(cls, run: SubmittedRun, credentials: MLflowCredentials | None = None) -> ProjectRun:
+        """A run of the core as one of Prefect.
+
+        Args:
+            run: the run.
+            credentials: the block that names its tracking server.
+        """
+        made = cls(handle=run.handle.to_dict())
+        made._credentials = credentials
+        return made
 
     @classmethod
     def handle_in(cls, value: ProjectRun | ProjectResult | Mapping[str, Any] | str) -> Mapping[str, Any] | str:
         """The handle in whatever names a run: a `ProjectRun`, a `ProjectResult`, a handle or its JSON text."""
         return value.handle if isinstance(value, (ProjectRun, ProjectResult)) else value
+
+    def _lent(self) -> AbstractContextManager[None]:
+        """While this lasts, the tracking server is the one of the block."""
+        return lend(self._credentials.variables()) if self._credentials is not None else nullcontext()
 
     def _check(self, run: SubmittedRun) -> None:
         if run.get_status() is not RunStatus.FINISHED:

@@ -35,6 +35,7 @@ from prefect_mlproj.watcher import CANCELLED, watcher
 if TYPE_CHECKING:
     from mlproj_core.handle import RunHandle
     from mlproj_core.runs import SubmittedRun
+    from prefect_mlproj.blocks import MLflowCredentials
 
 __all__ = ["PREFECTS_OWN", "Step", "Submission", "Waiting", "project_name"]
 
@@ -255,6 +256,7 @@ class Submission(Step):
         block = arguments.get("mlflow_credentials")
         super().__init__(name, block.variables() if block is not None else None)
         self._arguments = arguments
+        self.credentials: MLflowCredentials | None = block
         self.backend = arguments["backend"]
         self.key = key_of(arguments.get("call"), arguments)
         self.turn = (self.flow_run.run_count if self.flow_run is not None else 1, self.task_run.run_count)
@@ -271,6 +273,10 @@ class Submission(Step):
         given["tags"] = {**self._tags(), **(given["tags"] or {})}
         given["withhold"] = PREFECTS_OWN
         if self._credentials is not None:
+            if given["tracking_uri"]:
+                raise UserError(
+                    "Give tracking_uri or mlflow_credentials, not both: the credentials are for a server of their own."
+                )
             given["env_vars"] = {**self._credentials, **(given["env_vars"] or {})}
             given["withhold"] = (*PREFECTS_OWN, *OF_A_SERVER, "MLPROJ_TRACKING")
         if (git := self._arguments["git_credentials"]) is not None:

@@ -197,47 +197,24 @@ async def _arun_project(*args: Any, **kwargs: Any) -> Any:
     return await _asee_through(Submission(get_call_parameters(_run_project, args, kwargs)))
 
 
-def _submit_project(
-    uri: str | os.PathLike[str],
-    entry_point: str = "main",
-    version: str | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    docker_args: Mapping[str, Any] | None = None,
-    experiment_name: str | None = None,
-    experiment_id: str | None = None,
-    backend: str = "local",
-    backend_config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    storage_dir: str | None = None,
-    run_id: str | None = None,
-    run_name: str | None = None,
-    env_manager: str | None = None,
-    build_image: bool = False,
-    docker_auth: Mapping[str, str] | None = None,
-    *,
-    env_vars: Mapping[str, str] | None = None,
-    tags: Mapping[str, str] | None = None,
-    parent_run_id: str | None = None,
-    tracking_uri: str | None = None,
-    timeout: float | None = None,
-    mlflow_credentials: MLflowCredentials | None = None,
-    git_credentials: GitCredentials | None = None,
-    call: str | None = None,
-) -> Any:
-    """Submit a run and do not wait for it: `wait_for_project` does.
-
-    The arguments are those of `run_project`. A local run ends with the flow's process here too, unless
-    `backend_config={"detach": True}`; whoever cancels the flow run ends it in both cases.
-
-    Returns:
-        A `ProjectRun`.
-    """
-    return _begin(Submission(locals()))
+@wraps(_run_project)
+def _submit_project(*args: Any, **kwargs: Any) -> Any:
+    return _begin(Submission(get_call_parameters(_run_project, args, kwargs)))
 
 
-@wraps(_submit_project)
+_submit_project.__doc__ = """Submit a run and do not wait for it: `wait_for_project` does.
+
+The arguments are those of `run_project`. A local run ends with the flow's process here too, unless
+`backend_config={"detach": True}`; whoever cancels the flow run ends it in both cases.
+
+Returns:
+    A `ProjectRun`.
+"""
+
+
+@wraps(_run_project)
 async def _asubmit_project(*args: Any, **kwargs: Any) -> Any:
-    step = Submission(get_call_parameters(_submit_project, args, kwargs))
-    return await _in_thread(_begin, step)
+    return await _in_thread(_begin, Submission(get_call_parameters(_run_project, args, kwargs)))
 
 
 def _wait_for_project(
@@ -308,7 +285,7 @@ def _begin(step: Submission) -> State[Any]:
             if step.comes_too_late:
                 return step.not_begun()
             run = step.obtain()
-            return completed(ProjectRun.of(run), f"submitted: run {run.run_id}")
+            return completed(ProjectRun.of(run, step.credentials), f"submitted: run {run.run_id}")
     except MlprojError as error:
         return refused(error)
 
