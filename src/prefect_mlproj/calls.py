@@ -7,20 +7,39 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.futures import PrefectFuture
 
-__all__ = ["call_of", "flow_run_here", "flow_run_of", "key_of"]
+__all__ = ["Place", "call_of", "flow_run_here", "key_of", "path_of", "place_of"]
 
 _FLOW_RUNS = 64
 """Executions of flow runs whose calls are counted; the oldest is forgotten first. A process has few at a time."""
 
+_places: dict[tuple[UUID, int], Place] = {}
 _counters: dict[tuple[UUID, int], Counter[str]] = {}
 _lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a flow run something is: in the flow itself, or in a flow that it calls.
+
+    A flow within a flow gets another flow run when the outer one is retried, so that its id names nothing that lasts.
+    The place does: the outermost flow run, and which call of a flow in it, at each level.
+
+    Attributes:
+        path: the id of the outermost flow run, then `name:count` for each flow that is called within.
+        run_counts: how often the flow run of each level has been executed.
+    """
+
+    path: tuple[str, ...]
+    run_counts: tuple[int, ...]
 
 
 def flow_run_here() -> FlowRun | None:
@@ -28,6 +47,38 @@ def flow_run_here() -> FlowRun | None:
     context = FlowRunContext.get()
     found = context.flow_run if context is not None else None
     return found if isinstance(found, FlowRun) else None
+
+
+def place_of(flow_run: FlowRun) -> Place:
+    """Where a flow run is; for a flow within a flow Prefect's server is asked."""
+    if flow_run.parent_task_run_id is None:
+        return Place((str(flow_run.id),), (flow_run.run_count,))
+    with _lock:
+        known = _places.get((flow_run.id, flow_run.run_count))
+    if known is not None:
+        return known
+    with get_client(sync_client=True) as client:
+        task_run = client.read_task_run(flow_run.parent_task_run_id)
+        around = client.read_flow_run(task_run.flow_run_id) if task_run.flow_run_id is not None else None
+    if around is None:  # the flow was called in a task outside any flow
+        return Place((str(flow_run.id),), (flow_run.run_count,))
+    outer = place_of(around)
+    name = task_run.task_key.rpartition("-")[0]  # without the digest of the flow's source
+    place = Place((*outer.path, f"{name}:{task_run.dynamic_key}"), (*outer.run_counts, flow_run.run_count))
+    with _lock:
+        _places[flow_run.id, flow_run.run_count] = place
+        while len(_places) > _FLOW_RUNS:
+            del _places[next(iter(_places))]
+    return place
+
+
+def path_of(key: str) -> tuple[str, ...] | None:
+    """The path of the place that a key was made at; None if it is none of Prefect's, or was made outside a flow."""
+    try:
+        engine, path, *_ = json.loads(key)
+    except (ValueError, TypeError):
+        return None
+    return tuple(path) if engine == "prefect" and path else None
 
 
 def call_of(arguments: Mapping[str, Any]) -> str | None:
@@ -55,32 +106,22 @@ def call_of(arguments: Mapping[str, Any]) -> str | None:
         return json.dumps([kind, counter[kind]])
 
 
-def key_of(call: str | None, arguments: Mapping[str, Any]) -> str:
+def key_of(call: str | None, arguments: Mapping[str, Any], place: Place | None) -> str:
     """The key that a task's run is submitted under: one step of one flow run.
 
     Args:
         call: the call's name.
         arguments: those of the call, with what other tasks gave.
+        place: where the task is; None outside a flow.
     """
-    flow_run = flow_run_here()
-    if flow_run is None or call is None:
+    if place is None or call is None:
         context = TaskRunContext.get()
         task_run_id = str(context.task_run.id) if context is not None else None
         return json.dumps(["prefect", None, task_run_id])
     kind, count = json.loads(call)
     uri, entry_point = str(arguments["uri"]), str(arguments["entry_point"])
-    return json.dumps(
-        ["prefect", str(flow_run.id), uri, entry_point, _digest([kind, arguments.get("parameters")]), count]
-    )
-
-
-def flow_run_of(key: str) -> UUID | None:
-    """The flow run that a key was made for; None if it is none of Prefect's."""
-    try:
-        engine, flow_run_id, *_ = json.loads(key)
-        return UUID(flow_run_id) if engine == "prefect" and flow_run_id is not None else None
-    except (ValueError, TypeError):
-        return None
+    digest = _digest([kind, arguments.get("parameters")])
+    return json.dumps(["prefect", list(place.path), uri, entry_point, digest, count])
 
 
 def _inside() -> list[Any] | None:

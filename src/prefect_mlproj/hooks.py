@@ -23,7 +23,7 @@ from mlproj_core.handle import RunHandle
 from mlproj_core.runs import attach
 from mlproj_core.status import RunStatus
 from prefect_mlproj.artifacts import handle_in
-from prefect_mlproj.calls import flow_run_of
+from prefect_mlproj.calls import path_of, place_of
 
 __all__ = ["cancel_runs"]
 
@@ -48,15 +48,17 @@ def cancel_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> N
     def say(line: str) -> None:
         (logger.warning if line.startswith("warning") else logger.info)(f"[mlproj] {line}")
 
-    flow_run_ids, handles = {flow_run.id}, {}
+    path: tuple[str, ...] = (str(flow_run.id),)
+    handles: dict[str, RunHandle] = {}
     try:
+        path = place_of(flow_run).path
         with get_client(sync_client=True) as client:
-            flow_run_ids.update(_descendants(client, flow_run.id))
+            flow_run_ids = {flow_run.id, *_descendants(client, flow_run.id)}
             handles.update({handle.tag: handle for handle in _shown(client, flow_run_ids)})
     except Exception as error:  # what this host knows is ended all the same
         say(f"warning: Prefect's server does not say what the flow run has started: {error}")
     # What was claimed on this host and was not shown in Prefect any more, since its process died.
-    handles.update({handle.tag: handle for handle in _local(flow_run_ids)})
+    handles.update({handle.tag: handle for handle in _local(path)})
     ended = 0
     for handle in handles.values():
         try:
@@ -100,10 +102,11 @@ def _shown(client: SyncPrefectClient, flow_run_ids: set[UUID]) -> Iterator[RunHa
                     yield handle
 
 
-def _local(flow_run_ids: set[UUID]) -> Iterator[RunHandle]:
-    """The runs that this host knows of."""
+def _local(path: tuple[str, ...]) -> Iterator[RunHandle]:
+    """The runs that this host knows of, of the flow run at this place and of those within it."""
     from mlproj_core.backends.local import LocalBackend
 
     for handle in LocalBackend().handles():
-        if flow_run_of(handle.key) in flow_run_ids:
+        found = path_of(handle.key)
+        if found is not None and found[: len(path)] == path:
             yield handle

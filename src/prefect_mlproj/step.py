@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextvars import copy_context
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from mlproj_core.runs import attach
 from mlproj_core.status import Phase, RunStatus
 from mlproj_core.tracking.surroundings import OF_A_SERVER, lend
 from prefect_mlproj.artifacts import EnvironmentProgress, show_link, show_table
-from prefect_mlproj.calls import flow_run_here, flow_run_of, key_of
+from prefect_mlproj.calls import flow_run_here, key_of, path_of, place_of
 from prefect_mlproj.results import ProjectResult
 from prefect_mlproj.states import completed, ended
 from prefect_mlproj.watcher import CANCELLED, watcher
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mlproj_core.runs import SubmittedRun
     from prefect_mlproj.blocks import MLflowCredentials
 
-__all__ = ["PREFECTS_OWN", "Step", "Submission", "Waiting", "project_name"]
+__all__ = ["PREFECTS_OWN", "Step", "Submission", "Waiting", "in_thread", "project_name"]
 
 PREFECTS_OWN = ("PREFECT_*", "PREFECT__*")
 """Patterns of variables that are Prefect's, with its secrets among them: no business of a project."""
@@ -50,6 +50,13 @@ _PHASES = {
     Phase.ENVIRONMENT: "its environment is being built",
     Phase.RUNNING: "the project runs",
 }
+
+
+async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in a thread of its own: the loop's pool of threads is small, and others wait in it."""
+    from anyio import CapacityLimiter, to_thread
+
+    return await to_thread.run_sync(function, *args, limiter=CapacityLimiter(1), abandon_on_cancel=True)
 
 
 def project_name(uri: str | os.PathLike[str]) -> str:
@@ -78,6 +85,7 @@ class Step:
         self.task: Task[..., Any] = context.task
         self.task_run: TaskRun = context.task_run
         self.flow_run = flow_run_here()
+        self.place = place_of(self.flow_run) if self.flow_run is not None else None
         self.logger = get_run_logger()
         self._credentials = credentials
         self._context = copy_context()
@@ -115,18 +123,38 @@ class Step:
         Args:
             until_over: whether its flow run is followed until that is over, whoever waits for the run meanwhile.
         """
+        with self._followed(until_over):
+            try:
+                yield
+            except BaseException as error:
+                if self._is_to_end(error):
+                    self.end()
+                raise
+
+    @contextlib.asynccontextmanager
+    async def watched_async(self) -> AsyncIterator[None]:
+        """As `watched`; several that are ended at once do not wait for one another."""
+        with self._followed():
+            try:
+                yield
+            except BaseException as error:
+                if await in_thread(self._is_to_end, error):
+                    await asyncio.shield(in_thread(self.end))
+                raise
+
+    @contextlib.contextmanager
+    def _followed(self, until_over: bool = False) -> Iterator[None]:
         with lend(self._credentials) if self._credentials is not None else contextlib.nullcontext():
             self._context = copy_context()
             watcher.add(self)
             try:
                 yield
-            except BaseException as error:
-                watcher.remove(self)
-                if self._is_to_end(error):
-                    self.end()
+            except BaseException:
+                until_over = False
                 raise
-            if not until_over:
-                watcher.remove(self)
+            finally:
+                if not until_over:
+                    watcher.remove(self)
 
     @property
     def comes_too_late(self) -> bool:
@@ -258,8 +286,8 @@ class Submission(Step):
         self._arguments = arguments
         self.credentials: MLflowCredentials | None = block
         self.backend = arguments["backend"]
-        self.key = key_of(arguments.get("call"), arguments)
-        self.turn = (self.flow_run.run_count if self.flow_run is not None else 1, self.task_run.run_count)
+        self.key = key_of(arguments.get("call"), arguments, self.place)
+        self.turn = (*(self.place.run_counts if self.place is not None else (1,)), self.task_run.run_count)
 
     @cached_property
     def request(self) -> RunRequest:
@@ -362,7 +390,8 @@ class Waiting(Step):
         return True
 
     def _cancel(self) -> None:
-        if flow_run_of(self.handle.key) != self.flow_run_id:
+        path = path_of(self.handle.key)
+        if path is None or self.place is None or path[0] != self.place.path[0]:
             self.say("the run is not this flow run's: it goes on")
             return
         attach(self.handle, self.say).cancel()

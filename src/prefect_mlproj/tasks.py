@@ -23,7 +23,7 @@ from mlproj_core.runs import attach
 from prefect_mlproj.calls import call_of
 from prefect_mlproj.runs import ProjectRun
 from prefect_mlproj.states import completed, only_if_it_can_help, refused, value_of
-from prefect_mlproj.step import Step, Submission, Waiting, project_name
+from prefect_mlproj.step import Step, Submission, Waiting, in_thread, project_name
 
 if TYPE_CHECKING:
     from mlproj_core.runs import SubmittedRun
@@ -214,7 +214,7 @@ Returns:
 
 @wraps(_run_project)
 async def _asubmit_project(*args: Any, **kwargs: Any) -> Any:
-    return await _in_thread(_begin, Submission(get_call_parameters(_run_project, args, kwargs)))
+    return await in_thread(_begin, Submission(get_call_parameters(_run_project, args, kwargs)))
 
 
 def _wait_for_project(
@@ -263,17 +263,17 @@ def _see_through(step: Step) -> State[Any]:
 
 async def _asee_through(step: Step) -> State[Any]:
     try:
-        with step.watched():
+        async with step.watched_async():
             if step.comes_too_late:
                 return step.not_begun()
-            run: SubmittedRun = await _in_thread(step.obtain)
+            run: SubmittedRun = await in_thread(step.obtain)
             step.announce(run)
             if step.is_to_follow(run):
                 async with aclosing(run.read_lines_async()) as lines:
                     async for line, _ in lines:
                         step.hear(run, line)
                 await run.wait_async()
-            state: State[Any] = await _in_thread(step.conclude, run)
+            state: State[Any] = await in_thread(step.conclude, run)
             return state
     except MlprojError as error:
         return refused(error)
@@ -288,13 +288,6 @@ def _begin(step: Submission) -> State[Any]:
             return completed(ProjectRun.of(run, step.credentials), f"submitted: run {run.run_id}")
     except MlprojError as error:
         return refused(error)
-
-
-async def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function in a thread of its own: the loop's pool of threads is small, and others wait in it."""
-    from anyio import CapacityLimiter, to_thread
-
-    return await to_thread.run_sync(function, *args, limiter=CapacityLimiter(1), abandon_on_cancel=True)
 
 
 _OPTIONS: dict[str, Any] = {

@@ -304,6 +304,30 @@ def main():
         assert [len(steps.pids(name)) for name in (first, second, third)] == [1, 2, 1]
         assert "the run was over before this try (FINISHED)" in prefect.log_text(run)
 
+    def test_finds_what_a_flow_within_it_had_finished(self, prefect, steps, row):
+        # Prefect gives the flow within another flow run then.
+        text = (
+            head(steps)
+            + """
+@flow(name="inner")
+def inner(which):
+    run_project(**step(f"inner_{which}_one"))
+    run_project(**step(f"inner_{which}_two"))
+
+@flow(name="outer", retries=1)
+def main():
+    inner("a")
+    inner("b")
+"""
+        )
+        steps.fails_once("inner_b_two")
+        served = prefect.serve("outer", text)
+        run = served.run()
+        prefect.wait_for_flow_run(run)
+        row("a step of a flow within fails, 1 retry of the flow", "direct", "tethered", "inner_b_two", "Completed")
+        names = ("inner_a_one", "inner_a_two", "inner_b_one", "inner_b_two")
+        assert [len(steps.pids(name)) for name in names] == [1, 1, 1, 2]
+
 
 class TestAServerThatIsAway:
     @pytest.mark.parametrize("road", ["direct", "submitted", "async"])
