@@ -7,7 +7,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -16,13 +16,11 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.futures import PrefectFuture
 
-__all__ = ["Place", "call_of", "flow_run_here", "key_of", "path_of", "place_of"]
+__all__ = ["Place", "call_of", "flow_run_here", "key_of", "path_of", "place_of", "tries_of"]
 
 _FLOW_RUNS = 64
 """Executions of flow runs whose calls are counted; the oldest is forgotten first. A process has few at a time."""
 
-_places: dict[tuple[UUID, int], Place] = {}
-_counters: dict[tuple[UUID, int], Counter[str]] = {}
 _lock = threading.Lock()
 
 
@@ -40,6 +38,28 @@ class Place:
 
     path: tuple[str, ...]
     run_counts: tuple[int, ...]
+
+
+@dataclass
+class _Execution:
+    """One execution of a flow run: the calls made in it so far.
+
+    Attributes:
+        calls: how many there were of each kind, in the flow and in each execution of each of its tasks.
+        tasks: of the tasks that made calls, the how-manieth of equal ones each is, by the id of its task run.
+    """
+
+    calls: Counter[tuple[Any, str]] = field(default_factory=Counter)
+    tasks: dict[UUID, int] = field(default_factory=dict)
+
+    def count(self, where: Any, kind: str) -> int:
+        """One more call of this kind; how many there are now."""
+        self.calls[where, kind] += 1
+        return self.calls[where, kind]
+
+
+_places: dict[tuple[UUID, int], Place] = {}
+_executions: dict[tuple[UUID, int], _Execution] = {}
 
 
 def flow_run_here() -> FlowRun | None:
@@ -97,13 +117,21 @@ def call_of(arguments: Mapping[str, Any]) -> str | None:
     flow_run = flow_run_here()
     if flow_run is None:
         return None
-    kind = _digest([_inside(), arguments.get("uri"), arguments.get("entry_point"), arguments.get("parameters")])
+    task = _task_here()
     with _lock:
-        counter = _counters.setdefault((flow_run.id, flow_run.run_count), Counter())
-        while len(_counters) > _FLOW_RUNS:
-            del _counters[next(iter(_counters))]
-        counter[kind] += 1
-        return json.dumps([kind, counter[kind]])
+        execution = _executions.setdefault((flow_run.id, flow_run.run_count), _Execution())
+        while len(_executions) > _FLOW_RUNS:
+            del _executions[next(iter(_executions))]
+        around, where, tries = None, None, []
+        if task is not None:
+            around, where, tries = _name_of(task, execution), _execution_of(task), [task.task_run.run_count]
+        kind = _digest([around, arguments.get("uri"), arguments.get("entry_point"), arguments.get("parameters")])
+        return json.dumps([kind, execution.count(where, kind), tries])
+
+
+def tries_of(call: str | None) -> tuple[int, ...]:
+    """How often the task was executed that a call was made in; nothing if it was made in the flow itself."""
+    return tuple(json.loads(call)[2]) if call is not None else ()
 
 
 def key_of(call: str | None, arguments: Mapping[str, Any], place: Place | None) -> str:
@@ -118,23 +146,35 @@ def key_of(call: str | None, arguments: Mapping[str, Any], place: Place | None) 
         context = TaskRunContext.get()
         task_run_id = str(context.task_run.id) if context is not None else None
         return json.dumps(["prefect", None, task_run_id])
-    kind, count = json.loads(call)
+    kind, count, _ = json.loads(call)
     uri, entry_point = str(arguments["uri"]), str(arguments["entry_point"])
     digest = _digest([kind, arguments.get("parameters")])
     return json.dumps(["prefect", list(place.path), uri, entry_point, digest, count])
 
 
-def _inside() -> list[Any] | None:
-    """The task that a call is made in, if not in the flow itself."""
-    context = TaskRunContext.get()
-    flow_context = FlowRunContext.get()
+def _task_here() -> TaskRunContext | None:
+    """The task that this is called in, if not in the flow itself."""
+    context, flow_context = TaskRunContext.get(), FlowRunContext.get()
     if context is None or (flow_context is not None and context.task_run.flow_run_id != _id_of(flow_context)):
         return None
+    return context
+
+
+def _execution_of(task: TaskRunContext) -> tuple[UUID, int]:
+    return task.task_run.id, task.task_run.run_count
+
+
+def _name_of(task: TaskRunContext, execution: _Execution) -> list[Any]:
+    """A name for a task in which calls are made, equal in each of its tries."""
+    flow_context = FlowRunContext.get()
     if flow_context is not None and flow_context.detached:
         # In a process of a task runner, which counts for itself: the task run's own id is all that tells it apart
         # from an equal one in another process.
-        return [str(context.task_run.id)]
-    return [context.task.task_key, context.parameters]
+        return [str(task.task_run.id)]
+    name = [task.task.task_key, task.parameters]
+    if task.task_run.id not in execution.tasks:
+        execution.tasks[task.task_run.id] = execution.count("task", _digest(name))
+    return [*name, execution.tasks[task.task_run.id]]
 
 
 def _id_of(context: FlowRunContext) -> UUID | None:

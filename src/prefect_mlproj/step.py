@@ -27,7 +27,7 @@ from mlproj_core.runs import attach
 from mlproj_core.status import Phase, RunStatus
 from mlproj_core.tracking.surroundings import OF_A_SERVER, lend
 from prefect_mlproj.artifacts import EnvironmentProgress, show_link, show_table
-from prefect_mlproj.calls import flow_run_here, key_of, path_of, place_of
+from prefect_mlproj.calls import flow_run_here, key_of, path_of, place_of, tries_of
 from prefect_mlproj.results import ProjectResult
 from prefect_mlproj.states import completed, ended
 from prefect_mlproj.watcher import CANCELLED, watcher
@@ -287,7 +287,8 @@ class Submission(Step):
         self.credentials: MLflowCredentials | None = block
         self.backend = arguments["backend"]
         self.key = key_of(arguments.get("call"), arguments, self.place)
-        self.turn = (*(self.place.run_counts if self.place is not None else (1,)), self.task_run.run_count)
+        around = (*(self.place.run_counts if self.place is not None else (1,)), *tries_of(arguments.get("call")))
+        self.turn = (*around, self.task_run.run_count)
 
     @cached_property
     def request(self) -> RunRequest:

@@ -269,6 +269,29 @@ class TestARetriedTask:
         assert len(steps.pids(name)) == 2
         ended(prefect, steps, name)
 
+    def test_of_ones_own_finds_the_runs_of_its_calls(self, prefect, steps, row):
+        text = (
+            head(steps)
+            + """
+@task(retries=1)
+def own(which):
+    run_project(**step(f"own_{which}_one"))
+    run_project(**step(f"own_{which}_two"))
+
+@flow(name="own")
+def main():
+    [future.result() for future in [own.submit("a"), own.submit("b")]]
+
+main()
+"""
+        )
+        steps.fails_once("own_b_two")
+        script = prefect.start_script("own", text)
+        assert script.wait() == 0, script.log
+        row("a call in a task fails, 1 retry of that task", "in a thread", "tethered", "own_b_two", "Completed")
+        names = ("own_a_one", "own_a_two", "own_b_one", "own_b_two")
+        assert [len(steps.pids(name)) for name in names] == [1, 1, 1, 2]
+
     def test_is_not_retried_where_that_cannot_help(self, prefect, steps, served):
         run = served.run({"road": "direct", "steps": [{"name": "wrong", "seconds": "long"}], "retries": 2})
         prefect.wait_for_flow_run(run, "Failed")
