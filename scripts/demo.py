@@ -1,4 +1,4 @@
-"""Run steps of the example project against a real MLflow server, one by one and as a DAG of a real Airflow.
+"""Run steps of the example project against a real MLflow server: one by one, by a real Airflow, by a real Prefect.
 
 It shows what they left there. Everything it makes stands in `.demo/`. `make demo` calls it; with `--serve` it only
 starts the server again, so that the pages of earlier runs can be opened.
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from demo_airflow import Airflow
+from demo_prefect import Prefect
 from rich.console import Console
 from rich.table import Table
 from uv import find_uv_bin
@@ -75,6 +76,7 @@ def main() -> None:
         try:
             show(run_pipeline(uri), set_up)
             first_time |= run_dag(uri)
+            first_time |= run_flow(uri)
         except MlprojError as error:
             console.print(str(error), style="bold red", markup=False, highlight=False)
             sys.exit(error.exit_code)
@@ -150,10 +152,25 @@ def run_dag(tracking_uri: str) -> bool:
     return is_new
 
 
+def run_flow(tracking_uri: str) -> bool:
+    """Run the example flow beside a Prefect server of the demo's own. Whether its environment was new."""
+    console.rule("[bold]a flow of Prefect[/bold]", align="left")
+    started = time.monotonic()
+    is_new = make_environment("prefect", "prefect", "--editable", f"{ROOT}[prefect]", basis=ROOT / "pyproject.toml")
+    python = DEMO / "prefect" / "bin" / "python"
+    prefect = Prefect(python, DEMO / "prefect-home", EXAMPLES, DEMO / "prefect.log", console)
+    with prefect.serving():
+        set_up = time.monotonic() - started
+        prefect.run(tracking_uri)
+    running = time.monotonic() - started - set_up
+    console.print(f"{set_up:.0f} s of set-up, {running:.0f} s for the flow; Prefect's log is {prefect.log}.\n")
+    return is_new
+
+
 def stand_alone() -> None:
-    """Keep the caller's tracking, caches, proxies and Airflow out of the demo."""
+    """Keep the caller's tracking, caches, proxies, Airflow and Prefect out of the demo."""
     for name in list(os.environ):
-        if name.startswith(("MLFLOW_", "MLPROJ_", "AIRFLOW_", "_AIRFLOW_")):
+        if name.startswith(("MLFLOW_", "MLPROJ_", "AIRFLOW_", "_AIRFLOW_", "PREFECT_")):
             del os.environ[name]
     # The environments are the demo's own: compiled modules kept there make the second call faster.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.futures import PrefectFuture
 
-__all__ = ["Place", "call_of", "flow_run_here", "key_of", "path_of", "place_of", "tries_of"]
+__all__ = ["Place", "call_of", "called_by", "flow_run_here", "key_of", "path_of", "place_of", "tries_of"]
 
 _FLOW_RUNS = 64
 """Executions of flow runs whose calls are counted; the oldest is forgotten first. A process has few at a time."""
@@ -150,6 +150,11 @@ def key_of(call: str | None, arguments: Mapping[str, Any], place: Place | None) 
     uri, entry_point = str(arguments["uri"]), str(arguments["entry_point"])
     digest = _digest([kind, arguments.get("parameters")])
     return json.dumps(["prefect", list(place.path), uri, entry_point, digest, count])
+
+
+def called_by(key: str) -> tuple[str, str] | None:
+    """The URI and the entry point that a key was made for; None if it is none of Prefect's, or made outside a flow."""
+    return None if path_of(key) is None else (str(json.loads(key)[2]), str(json.loads(key)[3]))
 
 
 def _task_here() -> TaskRunContext | None:

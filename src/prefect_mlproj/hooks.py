@@ -12,6 +12,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
     FlowRunFilter,
     FlowRunFilterParentFlowRunId,
+    TaskRunFilter,
 )
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
@@ -36,7 +37,8 @@ def cancel_runs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> N
 
     Give it to a flow: `@flow(on_cancellation=[cancel_runs])`, and `on_crashed=[cancel_runs]` where a crashed flow run
     is not to find its runs again. Prefect calls it in the process of the runner or worker, after it has ended the
-    flow's own. It does not go by the states of task runs, which say nothing of what lives.
+    flow's own; for a program that calls its flow itself, in that one. It does not go by the states of task runs, which
+    say nothing of what lives: it looks for the handles that the flow run shows, and for the keys of this host's runs.
 
     Args:
         flow: the flow.
@@ -92,9 +94,14 @@ def _descendants(client: SyncPrefectClient, flow_run_id: UUID) -> Iterator[UUID]
 
 def _shown(client: SyncPrefectClient, flow_run_ids: set[UUID]) -> Iterator[RunHandle]:
     """The runs of which a handle was shown in Prefect, at their submission."""
-    filter_ = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=list(flow_run_ids)))
+    filters: dict[str, Any] = {
+        "artifact_filter": ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=list(flow_run_ids))),
+        # The server refuses the nothing that the client sends by default.
+        "flow_run_filter": FlowRunFilter(),
+        "task_run_filter": TaskRunFilter(),
+    }
     offset = 0
-    while page := client.read_artifacts(artifact_filter=filter_, sort=ArtifactSort.ID_DESC, limit=_PAGE, offset=offset):
+    while page := client.read_artifacts(**filters, sort=ArtifactSort.ID_DESC, limit=_PAGE, offset=offset):
         offset += len(page)
         for artifact in page:
             for text in (artifact.description, artifact.data):

@@ -72,10 +72,13 @@ class Step:
     Args:
         name: what the task is called, such as `wine_quality/train`.
         credentials: variables that name the tracking server, with its secrets; None for those of this process.
+
+    Attributes:
+        backend: where the run is.
+        was_ended: whether the run was ended since the task was.
     """
 
     backend: str
-    """Where the run is."""
 
     def __init__(self, name: str, credentials: Mapping[str, str] | None) -> None:
         context = TaskRunContext.get()
@@ -91,6 +94,8 @@ class Step:
         self._context = copy_context()
         self._progress = EnvironmentProgress(name)
         self._preparing = True
+        self._said_end = False
+        self.was_ended = False
 
     @property
     def flow_run_id(self) -> UUID | None:
@@ -129,6 +134,7 @@ class Step:
             except BaseException as error:
                 if self._is_to_end(error):
                     self.end()
+                    self.was_ended = True
                 raise
 
     @contextlib.asynccontextmanager
@@ -140,6 +146,7 @@ class Step:
             except BaseException as error:
                 if await in_thread(self._is_to_end, error):
                     await asyncio.shield(in_thread(self.end))
+                    self.was_ended = True
                 raise
 
     @contextlib.contextmanager
@@ -164,6 +171,10 @@ class Step:
     def not_begun(self) -> State[Any]:
         """The state of a task that comes too late."""
         return Cancelled(message="The flow run is cancelled: nothing was started.")
+
+    def interrupted(self) -> State[Any]:
+        """The state of a task that was ended, and its run with it."""
+        return Cancelled(message="The task was ended, and its run with it.")
 
     def hear(self, run: SubmittedRun, line: str) -> None:
         """Log a line of the run's output, and take notice of what it tells of the run's phase."""
@@ -197,7 +208,9 @@ class Step:
     # --
 
     def _end(self) -> None:
-        self.say("ending the run")
+        if not self._said_end:  # both the watcher and a signal may ask for it
+            self._said_end = True
+            self.say("ending the run")
         try:
             self._cancel()
         except (Superseded, UserError) as error:

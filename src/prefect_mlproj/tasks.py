@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from prefect.cache_policies import NO_CACHE
+from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, PrefectFutureList
 from prefect.tasks import MaterializingTask
-from prefect.utilities.annotations import unmapped
+from prefect.utilities.annotations import NotSet, unmapped
 from prefect.utilities.callables import expand_mapping_parameters, get_call_parameters
 
 from mlproj_core.errors import MlprojError
 from mlproj_core.runs import attach
-from prefect_mlproj.calls import call_of
+from prefect_mlproj.calls import call_of, called_by
 from prefect_mlproj.runs import ProjectRun
 from prefect_mlproj.states import completed, only_if_it_can_help, refused, value_of
 from prefect_mlproj.step import Step, Submission, Waiting, in_thread, project_name
@@ -50,6 +52,9 @@ class ProjectTask(MaterializingTask[..., Any]):
 
     def with_options(self, **options: Any) -> ProjectTask:  # type: ignore[override]
         """A task with other options: those of every Prefect task, and `assets` that it materializes."""
+        policy = options.get("cache_policy", NotSet)
+        if isinstance(policy, CachePolicy) and policy != NO_CACHE:
+            options["cache_policy"] = policy - "call"  # two equal calls have equal results, though not the same run
         clone = copy.copy(self)
         clone.__dict__.update(super().with_options(**options).__dict__)
         return clone
@@ -67,14 +72,16 @@ class ProjectTask(MaterializingTask[..., Any]):
         run_sync = kwargs.pop("_sync", None)
         parameters = self._named(args, kwargs)
         if (not _in_async_context()) if run_sync is None else run_sync:
-            value = super().__call__(return_state=return_state, wait_for=wait_for, **parameters)
+            with _interruptions():
+                value = super().__call__(return_state=return_state, wait_for=wait_for, **parameters)
             return value_of(value) if isinstance(value, State) and not return_state else value
         return self._awaited(return_state, wait_for, parameters)
 
     async def _awaited(self, return_state: bool, wait_for: Iterable[Any] | None, parameters: dict[str, Any]) -> Any:
         twin = copy.copy(self)
         twin.fn, twin.isasync = self._afn, True
-        value = await super(ProjectTask, twin).__call__(return_state=return_state, wait_for=wait_for, **parameters)
+        with _interruptions():
+            value = await super(ProjectTask, twin).__call__(return_state=return_state, wait_for=wait_for, **parameters)
         return value_of(value) if isinstance(value, State) and not return_state else value
 
     def submit(self, *args: Any, **kwargs: Any) -> Any:
@@ -133,6 +140,15 @@ def _in_async_context() -> bool:
 
 def _task_run_name(parameters: dict[str, Any]) -> str:
     return f"{project_name(parameters['uri'])}/{parameters['entry_point']}"
+
+
+def _waiting_name(parameters: dict[str, Any]) -> str:
+    try:
+        handle = attach(ProjectRun.handle_in(parameters["handle"])).handle
+    except MlprojError:  # it will be told when the task begins
+        return "wait for no run"
+    called = called_by(handle.key)
+    return f"wait for {project_name(called[0])}/{called[1]}" if called is not None else f"wait for {handle.tag}"
 
 
 def _run_project(
@@ -228,13 +244,21 @@ def _wait_for_project(
         handle: what `submit_project` gave, a run's handle, or the JSON text of one.
         mlflow_credentials: a block that names the run's tracking server.
     """
-    return _see_through(_waiting(handle, mlflow_credentials))
+    try:
+        step = _waiting(handle, mlflow_credentials)
+    except MlprojError as error:
+        return refused(error)
+    return _see_through(step)
 
 
 @wraps(_wait_for_project)
 async def _await_for_project(*args: Any, **kwargs: Any) -> Any:
     given = get_call_parameters(_wait_for_project, args, kwargs)
-    return await _asee_through(_waiting(given["handle"], given["mlflow_credentials"]))
+    try:
+        step = _waiting(given["handle"], given["mlflow_credentials"])
+    except MlprojError as error:
+        return refused(error)
+    return await _asee_through(step)
 
 
 def _waiting(handle: Any, block: MLflowCredentials | None) -> Waiting:
@@ -259,6 +283,8 @@ def _see_through(step: Step) -> State[Any]:
             return step.conclude(run)
     except MlprojError as error:
         return refused(error)
+    except (TerminationSignal, KeyboardInterrupt) as interruption:
+        return _put_off(interruption, step)
 
 
 async def _asee_through(step: Step) -> State[Any]:
@@ -277,6 +303,37 @@ async def _asee_through(step: Step) -> State[Any]:
             return state
     except MlprojError as error:
         return refused(error)
+    except (TerminationSignal, KeyboardInterrupt, asyncio.CancelledError) as interruption:
+        return _put_off(interruption, step)
+
+
+_put_off_here: ContextVar[list[BaseException] | None] = ContextVar("mlproj_interruptions", default=None)
+"""Where a call of a task that is at work here wants to find what has interrupted it."""
+
+
+@contextmanager
+def _interruptions() -> Iterator[None]:
+    """Let a task that is interrupted have the state that its run has, before the interruption goes on its way.
+
+    Prefect takes every interruption for a crash of the task.
+    """
+    found: list[BaseException] = []
+    token = _put_off_here.set(found)
+    try:
+        yield
+    finally:
+        _put_off_here.reset(token)
+    if found:
+        raise found[0]
+
+
+def _put_off(interruption: BaseException, step: Step) -> State[Any]:
+    """The state of an interrupted task whose run was ended; any other interruption goes on at once."""
+    found = _put_off_here.get()
+    if found is None or not step.was_ended:
+        raise interruption
+    found.append(interruption)
+    return step.interrupted()
 
 
 def _begin(step: Submission) -> State[Any]:
@@ -303,4 +360,6 @@ run_project = ProjectTask(_run_project, _arun_project, name="run_project", task_
 submit_project = ProjectTask(
     _submit_project, _asubmit_project, name="submit_project", task_run_name=_task_run_name, **_OPTIONS
 )
-wait_for_project = ProjectTask(_wait_for_project, _await_for_project, name="wait_for_project", **_OPTIONS)
+wait_for_project = ProjectTask(
+    _wait_for_project, _await_for_project, name="wait_for_project", task_run_name=_waiting_name, **_OPTIONS
+)

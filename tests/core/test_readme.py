@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import readme
 
-BLOCKS = [(kind, text) for kind, text in readme.blocks() if "airflow" not in text]  # whose tests are with the adapter's
+# Those of Airflow and Prefect have their tests beside the adapters'.
+BLOCKS = [(kind, text) for kind, text in readme.blocks() if "airflow" not in text and "prefect" not in text]
 
 
 def commands(text):

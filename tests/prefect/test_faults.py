@@ -79,6 +79,8 @@ class TestACancelledFlowRun:
         prefect.wait_for_flow_run(run, "Cancelled")
         row("cancelled while it runs", road, mode(detach), name, "Cancelled")
         assert len(steps.pids(name)) == 1
+        if road not in ("in a thread", "submitted", "waited for"):  # there the process may end before the task does
+            assert {task["state_name"] for task in prefect.task_runs(run)} == {"Cancelled"}
 
     @pytest.mark.parametrize("road", ["direct", "submitted", "async", "gathered"])
     def test_ends_them_where_nobody_serves_it_and_is_cancelled_in_the_end(self, prefect, steps, row, road):
@@ -154,6 +156,25 @@ def step(name):
         row("cancelled, its process stopped; on_cancellation", "direct", "detached", name, "Cancelled")
         assert len(steps.pids(name)) == 1
         hook_ran(prefect, run, "1 of 1 runs were still at work, and were ended")
+        assert "warning" not in prefect.log_text(run)
+
+    def test_is_ended_by_the_hook_also_where_the_run_is_none_of_the_runners_own(self, prefect, steps, row):
+        # Another directory of runs stands for another backend: only the handle that the flow run shows leads there.
+        name = "hook_elsewhere"
+        text = roads(steps, name, options="on_crashed=[cancel_runs]")
+        text += """
+import os
+if __name__ != "__main__":
+    os.environ["MLPROJ_STATE_DIR"] += "-elsewhere"
+"""
+        served = prefect.serve(name, text)
+        run = served.run({"road": "direct", "steps": [{"name": name, "seconds": 600, "detach": True}]})
+        started(prefect, steps, name)
+        prefect.wait_for(lambda: prefect.artifacts(run), "its handle was never shown")
+        os.kill(served.flow_process(run), signal.SIGKILL)
+        ended(prefect, steps, name)
+        hook_ran(prefect, run, "1 of 1 runs were still at work, and were ended")
+        row("KILL of the flow's process; on_crashed, by its artifact", "direct", "detached", name, "Crashed")
 
 
 class TestAKilledProcess:

@@ -25,6 +25,7 @@ def outcome(name, function):
 @flow(name="many")
 def main():
     outcome("finishes", lambda: run_project(**step("finishes", alpha=0.25)))
+    outcome("takes a while", lambda: run_project(**step("takes_a_while", seconds=1.5)))
     outcome("fails", lambda: run_project(**step("fails", code=3)))
     outcome("takes too long", lambda: run_project(**step("too_long", seconds=600), timeout=0.5))
     outcome("takes too long for Prefect", lambda: (
@@ -34,6 +35,7 @@ def main():
     outcome("submitted", lambda: run_project.submit(**step("submitted", code=5)).result())
     outcome("no such entry point", lambda: run_project(PROJECT, "nothing"))
     outcome("bad parameter", lambda: run_project(**step("bad", seconds="long")))
+    outcome("no handle", lambda: wait_for_project({"backend": "local"}))
     outcome("no such project", lambda: run_project("/no/such/project"))
     outcome("equal calls", lambda: [run_project(**step("equal")).run_id for _ in range(2)])
     outcome("equal calls submitted", lambda: [
@@ -55,7 +57,7 @@ def main():
     outcome("cancelled by hand", ended.get_status)
     outcome("wait for cancelled", lambda: wait_for_project(ended))
     outcome("cached", lambda: [
-        run_project.with_options(cache_policy=INPUTS - "call")(**step("cached")).run_id for _ in range(2)
+        run_project.with_options(cache_policy=INPUTS)(**step("cached")).run_id for _ in range(2)
     ])
     outcome("asset", lambda: run_project.with_options(assets=["mlflow://models/steps"])(**step("asset")))
 
@@ -121,10 +123,11 @@ class TestAFinishedRun:
         assert task["message"] == f"FINISHED: run {value['run_id']}"
 
     def test_was_running_with_its_phase_in_the_message(self, prefect, many):
-        states = prefect.states_of_task_run(many.task("finishes")["id"])
+        task = many.task("takes_a_while")
+        states = prefect.states_of_task_run(task["id"])
         messages = [state["message"] or "" for state in states if state["name"] == "Running"]
         assert any(message.startswith("the project runs (") for message in messages), states
-        assert many.task("finishes")["run_count"] == 1
+        assert task["run_count"] == 1
 
     def test_is_named_by_project_and_entry_point_and_tagged(self, many):
         task = many.task("finishes")
@@ -197,6 +200,7 @@ class TestAMistake:
         assert "There is no entry point 'nothing'" in many.text("no such entry point")
         assert many.raised("bad parameter") == "InvalidParameters"
         assert "seconds" in many.text("bad parameter")
+        assert many.raised("no handle") == "UserError"
         assert many.raised("no such project") in ("UserError", "SourceError")
         wrong = [task for task in prefect.task_runs(many.flow_run_id) if task["state_name"] == "Failed"]
         assert len(wrong) >= 3
@@ -220,6 +224,7 @@ class TestCalls:
     def test_that_submit_and_wait_are_a_pair(self, many, steps):
         assert many.value("pair")["status"] == "FINISHED"
         assert many.value("pair by handle")["status"] == "FINISHED"
+        assert "wait for steps/main" in {task["name"] for task in many.prefect.task_runs(many.flow_run_id)}
         assert len(steps.pids("pair")) == 1
 
     def test_are_cached_only_if_that_is_asked_for(self, many, steps):
