@@ -52,8 +52,8 @@ class Watcher:
         self._steps: set[Watched] = set()
         self._ended: set[Watched] = set()
         self._cancelled: set[UUID] = set()
-        self._over: set[UUID] = set()
         self._to_finish: set[UUID] = set()
+        self._seen: set[UUID] = set()
         self._parents: dict[UUID, UUID | None] = {}
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -71,7 +71,7 @@ class Watcher:
                     target=lambda: context.run(asyncio.run, self._follow()), name="mlproj-watcher", daemon=True
                 )
                 self._thread.start()
-            else:
+            elif step.flow_run_id not in self._seen:
                 self._wake()
 
     def remove(self, step: Watched) -> None:
@@ -79,7 +79,6 @@ class Watcher:
         with self._lock:
             self._steps.discard(step)
             self._ended.discard(step)
-            self._wake()
 
     def knows_cancelled(self, flow_run_id: UUID | None) -> bool:
         """Whether this flow run is known to be cancelled, so that nothing more is to be begun in it."""
@@ -99,37 +98,48 @@ class Watcher:
     # -- in the watcher's own thread
 
     async def _follow(self) -> None:
-        self._news = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        events = asyncio.create_task(self._hear())
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._news = loop, news
+        events = asyncio.create_task(self._hear(news))
         try:
             async with get_client() as client:
-                while True:
-                    self._news.clear()
+                while not self._retires(loop):
+                    news.clear()
                     await self._survive(lambda: self._look(client))
-                    with self._lock:
-                        if not self._steps:
-                            self._thread = self._loop = self._news = None
-                            return
                     with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(self._news.wait(), LOOK_INTERVAL)
+                        await asyncio.wait_for(news.wait(), LOOK_INTERVAL)
         finally:
             events.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await events
+            self._retires(loop, at_once=True)
 
-    async def _hear(self) -> None:
+    def _retires(self, loop: asyncio.AbstractEventLoop, at_once: bool = False) -> bool:
+        """Whether this thread has nothing more to follow, so that the next step begins another.
+
+        The first look is taken before a thread can retire, and then it lingers: steps come one after the other.
+        """
+        with self._lock:
+            if self._loop is not loop:
+                return True
+            if not at_once and (self._steps or not self._seen):
+                return False
+            self._thread = self._loop = self._news = None
+            self._seen.clear()
+            return True
+
+    async def _hear(self, news: asyncio.Event) -> None:
         """Have a look taken whenever the server tells of a cancellation."""
         names = EventFilter(event=EventNameFilter(name=_EVENTS))
         while True:
-            await self._survive(lambda: self._hear_until_silence(names))
+            await self._survive(lambda: self._hear_until_silence(names, news))
             await asyncio.sleep(LOOK_INTERVAL)
 
-    async def _hear_until_silence(self, names: EventFilter) -> None:
+    async def _hear_until_silence(self, names: EventFilter, news: asyncio.Event) -> None:
         async with get_events_subscriber(filter=names) as events:
+            news.set()  # for what was told before anybody listened
             async for _ in events:
-                if (news := self._news) is not None:
-                    news.set()
+                news.set()
 
     async def _survive(self, what: Callable[[], Awaitable[None]]) -> None:
         """Do something, and again later if the server is away just now."""
@@ -141,31 +151,35 @@ class Watcher:
     async def _look(self, client: PrefectClient) -> None:
         with self._lock:
             steps = self._steps - self._ended
+        over: set[UUID] = set()
         for flow_run_id in {step.flow_run_id for step in steps if step.flow_run_id is not None}:
-            if (cancelled := await self._cancelled_around(client, flow_run_id)) is not None:
-                self._cancelled.add(flow_run_id)
-                if cancelled.deployment_id is None:  # else a runner or worker takes care of its end
-                    self._finish_at_exit(cancelled.id)
+            self._seen.add(flow_run_id)
+            found = await self._end_around(client, flow_run_id)
+            if found is None or found.state is None or found.state.type not in CANCELLED:
+                self._cancelled.discard(flow_run_id)
+                if found is not None:
+                    over.add(flow_run_id)
+                continue
+            self._cancelled.add(flow_run_id)
+            if found.deployment_id is None:  # else a runner or worker takes care of its end
+                self._finish_at_exit(found.id)
         for step in steps:
             if step.flow_run_id in self._cancelled:
                 self._ended.add(step)
                 threading.Thread(target=step.end, name="mlproj-canceller", daemon=True).start()
-            elif step.flow_run_id in self._over:  # nobody of it waits for anything any more
+            elif step.flow_run_id in over:  # nobody of it waits for anything any more
                 self.remove(step)
 
-    async def _cancelled_around(self, client: PrefectClient, flow_run_id: UUID) -> FlowRun | None:
-        """The flow run itself if it is cancelled, or one that it is a part of; None if none is."""
+    async def _end_around(self, client: PrefectClient, flow_run_id: UUID) -> FlowRun | None:
+        """The flow run itself if it is cancelled or over, or one that it is a part of; None if none is."""
         wanted: UUID | None = flow_run_id
         while wanted is not None:
             try:
                 flow_run = await client.read_flow_run(wanted)
             except ObjectNotFound:  # deleted, which Prefect does not take for a cancellation
                 return None
-            if flow_run.state is not None and flow_run.state.type in CANCELLED:
+            if flow_run.state is not None and (flow_run.state.type in CANCELLED or flow_run.state.is_final()):
                 return flow_run
-            if flow_run.state is not None and flow_run.state.is_final():
-                self._over.add(wanted)
-                return None
             if wanted not in self._parents:
                 task_run_id = flow_run.parent_task_run_id
                 parent = await client.read_task_run(task_run_id) if task_run_id is not None else None
