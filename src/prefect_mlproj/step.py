@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextvars import copy_context
 from functools import cached_property
@@ -95,6 +96,7 @@ class Step:
         self._progress = EnvironmentProgress(name)
         self._preparing = True
         self._said_end = False
+        self._showing: threading.Thread | None = None
         self.was_ended = False
 
     @property
@@ -189,6 +191,7 @@ class Step:
 
     def conclude(self, run: SubmittedRun) -> State[Any]:
         """The task's state, for a run that is over."""
+        self.finish_showing()
         if run.get_status() is not RunStatus.FINISHED:
             return ended(run, self.task, self.task_run)
         result = ProjectResult.of(run)
@@ -273,6 +276,21 @@ class Step:
                 facts["mlflow.url"] = result.tracking_url
             add_asset_metadata(asset, facts)
 
+    def _beside(self, show: Callable[[], None], what: str) -> None:
+        """Show something in Prefect's UI while the run goes on."""
+
+        def work() -> None:
+            with self.shown(what):
+                show()
+
+        self._showing = threading.Thread(target=copy_context().run, args=(work,), name="mlproj-artifact")
+        self._showing.start()
+
+    def finish_showing(self) -> None:
+        """Wait until all is shown that was begun to be."""
+        if self._showing is not None:
+            self._showing.join()
+
     @contextlib.contextmanager
     def shown(self, what: str) -> Iterator[None]:
         """Show something in Prefect's UI, or say that it could not be shown: that is worth no run."""
@@ -337,8 +355,7 @@ class Submission(Step):
         from mlproj_core.runner import submit_request
 
         run = submit_request(self.request, tethered=True, key=self.key, turn=self.turn, report=self.say)
-        with self.shown("a link to the run"):
-            show_link(run, self.name)
+        self._beside(lambda: show_link(run, self.name), "a link to the run")
         return run
 
     def is_to_follow(self, run: SubmittedRun) -> bool:

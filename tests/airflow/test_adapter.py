@@ -277,7 +277,7 @@ class TestAnEnd:
         def __init__(self, *ends):
             self.ends = list(ends)
 
-        def result(self):
+        def result(self, patience):
             end = self.ends.pop(0)
             if isinstance(end, Exception):
                 raise end
@@ -301,7 +301,7 @@ class TestAnEnd:
     def test_is_tried_again_by_its_cause(self, code, retryable, kind):
         reason = Reason(code, "why", retryable=retryable)
         with pytest.raises(kind) as caught:
-            conclude(self.Run(ExecutionException("the end", reason=reason, handle=HANDLE)), (), print)
+            conclude(self.Run(ExecutionException("the end", reason=reason, handle=HANDLE)), ())
         assert caught.value.reason == reason
         assert caught.value.handle == HANDLE
 
@@ -321,20 +321,17 @@ class TestAnEnd:
     def test_skips_the_task_by_its_exit_code(self):
         reason = Reason(ReasonCode.PROJECT_CODE, "exited", exit_code=99)
         with pytest.raises(AirflowSkipException):
-            conclude(self.Run(ExecutionException("the end", reason=reason)), (99,), print)
+            conclude(self.Run(ExecutionException("the end", reason=reason)), (99,))
 
     def test_has_metrics_that_are_json(self):
         metrics = {"nan": float("nan"), "up": float("inf"), "down": float("-inf"), "half": 0.5}
-        value = conclude(self.Run(RunResult("a1", RunStatus.FINISHED, metrics=metrics)), (), print)
+        value = conclude(self.Run(RunResult("a1", RunStatus.FINISHED, metrics=metrics)), ())
         assert value["metrics"] == {"nan": "NaN", "up": "Infinity", "down": "-Infinity", "half": 0.5}
         json.dumps(value, allow_nan=False)
 
-    def test_waits_for_a_tracking_server_that_is_away(self, monkeypatch):
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)
-        said = []
-        run = self.Run(TrackingError("503"), TrackingError("503"), RunResult("a1", RunStatus.FINISHED))
-        assert conclude(run, (), said.append)["status"] == "FINISHED"
-        assert len(said) == 2
+    def test_whose_metrics_are_not_to_be_had_is_tried_again_without_running_the_project(self):
+        with pytest.raises(MLProjectFailed, match=r"finished, but .* 503 .* only asks for them again"):
+            conclude(self.Run(TrackingError("503 it said.")), ())
 
 
 class TestOutput:

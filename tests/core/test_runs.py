@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 
 import pytest
@@ -171,6 +172,20 @@ u.urlopen(u.Request(os.environ['MLFLOW_TRACKING_URI'] + '/api/2.0/mlflow/runs/up
         relay.open()
         assert run.get_status() == "FINISHED"
         assert on_server(mlflow_server, run.run_id)[0]["status"] == "FINISHED"
+
+    def test_a_server_that_does_not_give_the_metrics_is_asked_for_as_long_as_there_is_patience(self, tracked, relay):
+        tracked.project_runs("true")
+        said = []
+        run = tracked.submit(report=said.append)
+        assert run.wait()
+        relay.shut()
+        with pytest.raises(mlproj_core.MlprojError, match="tracking server"):
+            run.result()
+        back = threading.Timer(1.0, relay.open)
+        back.start()
+        assert run.result(patience=60).status == "FINISHED"
+        assert any("does not give its metrics" in line for line in said)
+        back.join()
 
     def test_a_server_that_is_down_at_the_start_is_an_error_before_any_work(self, tracked, relay):
         relay.shut()

@@ -1,6 +1,7 @@
 """How a tracking server is spoken to: headers, retries, redirects, proxies, TLS, and answers that are none."""
 
 import contextlib
+import contextvars
 import json
 import shutil
 import socket
@@ -18,6 +19,7 @@ from missing import missing
 from mlproj_core.errors import TrackingError, TrackingRefused, UserError
 from mlproj_core.status import Outcome, RunStatus
 from mlproj_core.tracking import ATTEMPT_TAG, NewRun, connect
+from mlproj_core.tracking.surroundings import lend
 
 pytestmark = pytest.mark.usefixtures("no_tracking")
 
@@ -134,6 +136,75 @@ def in_turn(*answers):
     """One answer after the other, then healthy ones."""
     left = list(answers)
     return lambda request: left.pop(0) if left else mlflow_like(request)
+
+
+# How many at once
+
+
+def test_many_that_ask_in_one_moment_take_turns(serve):
+    at_work, most, lock = 0, 0, threading.Lock()
+
+    def slow(request):
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        time.sleep(0.05)
+        with lock:
+            at_work -= 1
+        return mlflow_like(request)
+
+    server = serve(slow)
+    askers = [threading.Thread(target=lambda: connect(server.uri).create_run(NEW)) for _ in range(40)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join(30)
+    assert 1 < most <= 8
+    assert server.calls.count("runs/create") == 40
+
+
+def test_a_call_that_looks_whether_another_took_effect_needs_no_turn_of_its_own(serve):
+    # Else as many as there are turns would wait for one another for ever.
+    def answer(request):
+        if request.call == "runs/create":
+            return CUT
+        return {"runs": [RUN]} if request.call == "runs/search" else mlflow_like(request)
+
+    server = serve(answer)
+    askers = [threading.Thread(target=lambda: connect(server.uri).create_run(NEW), daemon=True) for _ in range(16)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join(30)
+    assert not any(asker.is_alive() for asker in askers)
+
+
+# What is lent
+
+
+def test_variables_that_are_lent_hold_in_their_context_only(serve, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "the-process")
+    mine, other = serve(mlflow_like), serve(mlflow_like)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mine.uri)
+
+    def ask():
+        connect().create_run(NEW)
+
+    def borrow():
+        with lend({"MLFLOW_TRACKING_URI": other.uri, "MLFLOW_TRACKING_TOKEN": "the-block"}):
+            ask()
+            thread = threading.Thread(target=contextvars.copy_context().run, args=(ask,))
+            thread.start()
+            ask_elsewhere = threading.Thread(target=ask)
+            ask_elsewhere.start()
+            thread.join(10)
+            ask_elsewhere.join(10)
+        ask()
+
+    borrow()
+    assert [request.headers["Authorization"] for request in other.requests] == ["Bearer the-block"] * 2
+    assert [request.headers["Authorization"] for request in mine.requests] == ["Bearer the-process"] * 2
 
 
 # Who asks

@@ -28,7 +28,13 @@ READ_TIMEOUT = 30
 RATE_LIMIT_PATIENCE = 60.0
 """Seconds to wait, in all, for a server that answers and says itself when to come back."""
 
+AT_ONCE = 8
+"""Calls that one process makes at the same time. Hundreds of steps may begin in one moment, as those of a sweep do: a
+server that got all their calls at once would answer the last of them when their patience is over."""
+
 _REDIRECTS = 5
+
+_turns = threading.BoundedSemaphore(AT_ONCE)
 
 
 class ServerRefusal(TrackingRefused):
@@ -68,6 +74,7 @@ class Session:
         self._follows_redirects = flag("MLFLOW_ALLOW_HTTP_REDIRECTS", environ, True)
         self._tls = TlsSettings.from_environment(environ)
         self._lock = threading.RLock()
+        self._has_turn = False
         self._headers = {"User-Agent": "mlproj", "Accept": "application/json"}
         if workspace := environ.get("MLFLOW_WORKSPACE", "").strip():
             self._headers["X-MLFLOW-WORKSPACE"] = header_text(workspace, "MLFLOW_WORKSPACE")
@@ -153,7 +160,16 @@ class Session:
             TrackingError: it cannot be reached, is unwell, or is no MLflow server.
         """
         with self._lock:
-            return self._call(method, path, body, doing, content_type, recover)
+            # An upload takes as long as it takes: the short calls do not queue behind it. A call that looks up whether
+            # another one took effect is within that one's turn.
+            if self._has_turn or isinstance(body, Path):
+                return self._call(method, path, body, doing, content_type, recover)
+            with _turns:
+                self._has_turn = True
+                try:
+                    return self._call(method, path, body, doing, content_type, recover)
+                finally:
+                    self._has_turn = False
 
     def _call(
         self,
