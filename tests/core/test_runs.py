@@ -181,7 +181,7 @@ u.urlopen(u.Request(os.environ['MLFLOW_TRACKING_URI'] + '/api/2.0/mlflow/runs/up
         relay.shut()
         with pytest.raises(mlproj_core.MlprojError, match="tracking server"):
             run.result()
-        back = threading.Timer(1.0, relay.open)
+        back = threading.Timer(7.0, relay.open)  # each asking has some patience of its own
         back.start()
         assert run.result(patience=60).status == "FINISHED"
         assert any("does not give its metrics" in line for line in said)
