@@ -141,6 +141,15 @@ def benchmark_airflow(session: nox.Session) -> None:
     session.run(*command, interrupt_timeout=60)  # it has hundreds of processes to end
 
 
+@nox.session(default=False, requires=["mlflow"])
+def benchmark_prefect(session: nox.Session) -> None:
+    """Print what the tasks of Prefect cost, against such as shell out; arguments after `--` go to the benchmark."""
+    install(session, *GROUPS["test"], *DEPENDENCIES, *PREFECT, *beside(), constraints="prefect")
+    session.install("--no-deps", "--reinstall-package=mlproj", "--compile-bytecode", ".", silent=True)
+    command = ("python", "benchmarks/prefect.py", "--mlflow", mlflow_python(session), *session.posargs)
+    session.run(*command, interrupt_timeout=60)
+
+
 @nox.session(default=False)
 def constraints(session: nox.Session) -> None:
     """Write constraints/*.txt anew, with the newest versions that go together."""
