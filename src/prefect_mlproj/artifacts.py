@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import Artifact, LinkArtifact, MarkdownArtifact, ProgressArtifact, TableArtifact
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.settings import PREFECT_API_URL
+from prefect.utilities.context import get_task_and_flow_run_ids
 
 from mlproj_core.handle import RunHandle
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlproj_core.runs import SubmittedRun
     from prefect_mlproj.results import ProjectResult
 
-__all__ = ["EnvironmentProgress", "handle_in", "show_link", "show_table"]
+__all__ = ["Gallery", "handle_in"]
 
 _HANDLE = re.compile(r"```json\n(.*?)\n```", re.DOTALL)
 
@@ -33,83 +33,125 @@ _MILESTONES = (("Resolved", 25.0), ("Downloading", 35.0), ("Prepared", 65.0), ("
 """First words of uv's messages, with the percentage that stands for them."""
 
 
-def show_link(run: SubmittedRun, name: str) -> None:
-    """Show a link to the run in MLflow, with the run's handle, which `handle_in` finds again.
+class Gallery:
+    """What a task shows in Prefect's UI, sent by one thread of the process while the tasks go on.
+
+    Prefect's server may take seconds to store an artifact, above all with sqlite, and a run is not to wait for that.
+    What was to be shown is sent before the process ends, unless it is killed.
 
     Args:
-        run: the run.
         name: what the task is called, such as `wine_quality/train`.
+        say: is given a line for what could not be shown: that is worth no run.
     """
-    record = run.record
-    url = record.url if record is not None else None
-    description = (
-        f"Run `{run.run_id}` of {name}. Its handle, for `mlproj status`, `mlproj logs` and `mlproj cancel`:\n\n"
-        f"```json\n{run.handle.to_json()}\n```\n"
-    )
-    key = _key(name, "run")
-    if url is not None:
-        create_link_artifact(url, link_text=f"{name} in MLflow", key=key, description=description, _sync=True)  # type: ignore[call-arg]
-    else:
-        create_markdown_artifact(description, key=key, description=f"{name}, untracked", _sync=True)  # type: ignore[call-arg]
+
+    def __init__(self, name: str, say: Callable[[str], None]) -> None:
+        self.name = name
+        self._say = say
+        self._task_run_id, self._flow_run_id = get_task_and_flow_run_ids()
+        self._progress_id: UUID | None = None
+        self._shown = 0.0
+        self._percent = 0.0
+
+    def show_link(self, run: SubmittedRun) -> None:
+        """Show a link to the run in MLflow, with the run's handle, which `handle_in` finds again."""
+        record = run.record
+        url = record.url if record is not None else None
+        handle = (
+            f"Run `{run.run_id}` of {self.name}. "
+            "Its handle, for `mlproj status`, `mlproj logs` and `mlproj cancel`:\n\n"
+            f"```json\n{run.handle.to_json()}\n```\n"
+        )
+        if url is not None:
+            shown: Artifact = LinkArtifact(link=url, link_text=f"{self.name} in MLflow", description=handle)
+        else:
+            shown = MarkdownArtifact(markdown=handle, description=f"{self.name}, untracked")
+        self._create("run", shown, "a link to the run")
+
+    def show_table(self, parameters: Mapping[str, Any], result: ProjectResult) -> None:
+        """Show the parameters and metrics of a finished run.
+
+        Args:
+            parameters: the values it was run with, by name.
+            result: what it left.
+        """
+        rows = [{"kind": "parameter", "name": key, "value": str(value)} for key, value in parameters.items()]
+        rows += [{"kind": "metric", "name": key, "value": f"{each:g}"} for key, each in sorted(result.metrics.items())]
+        if rows:
+            shown = TableArtifact(table=rows, description=f"{self.name}: {result.run_id}")
+            self._create("values", shown, "the run's parameters and metrics")
+
+    def show_progress(self, line: str) -> None:
+        """Show what the builder of an environment says, at most once a second."""
+        begins = self._percent == 0.0
+        self._percent = max([self._percent, 5.0, *(at for word, at in _MILESTONES if line.lstrip().startswith(word))])
+        now = time.monotonic()
+        if not begins and now - self._shown < PROGRESS_INTERVAL:
+            return
+        self._shown = now
+        if begins:
+            self._create("environment", ProgressArtifact(progress=self._percent, description=line), "the progress")
+        else:
+            self._update(line)
+
+    def finish_progress(self, line: str) -> None:
+        """The environment is there; nothing is shown if none had to be built."""
+        if 0.0 < self._percent < 100.0:
+            self._percent = 100.0
+            self._update(line)
+
+    def _create(self, what: str, artifact: Artifact, words: str) -> None:
+        request = ArtifactCreate(
+            type=artifact.type,
+            key=_key(self.name, what),
+            description=artifact.description,
+            data=artifact.format(_sync=True),  # type: ignore[call-arg]
+            task_run_id=self._task_run_id,
+            flow_run_id=self._flow_run_id,
+        )
+
+        def work() -> None:
+            created = _client().create_artifact(request)
+            if what == "environment":
+                self._progress_id = created.id
+
+        self._send(work, words)
+
+    def _update(self, line: str) -> None:
+        percent = self._percent
+
+        def work() -> None:
+            if self._progress_id is not None:
+                _client().update_artifact(self._progress_id, ArtifactUpdate(data=percent, description=line))
+
+        self._send(work, "the progress")
+
+    def _send(self, work: Callable[[], None], words: str) -> None:
+        def careful() -> None:
+            try:
+                work()
+            except Exception as error:
+                self._say(f"warning: {words} could not be shown: {error}")
+
+        _sender.submit(copy_context().run, careful)
+
+
+_sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlproj-artifacts")
+_clients: dict[str | None, SyncPrefectClient] = {}
+
+
+def _client() -> SyncPrefectClient:
+    """A client of its own: that of a task is closed when the task is over."""
+    url = PREFECT_API_URL.value()
+    if url not in _clients:
+        # Settings, though none are set, keep Prefect from giving the task's client.
+        _clients[url] = get_client(httpx_settings={}, sync_client=True)
+    return _clients[url]
 
 
 def handle_in(text: str) -> RunHandle | None:
     """The handle in an artifact's text that `show_link` wrote; None if there is none."""
     found = _HANDLE.search(text)
     return RunHandle.from_json(found.group(1)) if found is not None else None
-
-
-def show_table(name: str, parameters: Mapping[str, Any], result: ProjectResult) -> None:
-    """Show the parameters and metrics of a finished run.
-
-    Args:
-        name: what the task is called.
-        parameters: the values it was run with, by name.
-        result: what it left.
-    """
-    rows = [{"kind": "parameter", "name": key, "value": str(value)} for key, value in parameters.items()]
-    rows += [{"kind": "metric", "name": key, "value": f"{value:g}"} for key, value in sorted(result.metrics.items())]
-    if rows:
-        create_table_artifact(rows, key=_key(name, "values"), description=f"{name}: {result.run_id}", _sync=True)  # type: ignore[call-arg]
-
-
-class EnvironmentProgress:
-    """A progress artifact, made once there is an environment to be built.
-
-    Args:
-        name: what the task is called.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._id: UUID | None = None
-        self._shown = 0.0
-        self._percent = 5.0
-
-    def hear(self, line: str) -> None:
-        """Take notice of what the builder says."""
-        for word, percent in _MILESTONES:
-            if line.lstrip().startswith(word):
-                self._percent = max(self._percent, percent)
-        now = time.monotonic()
-        if self._id is None:
-            key = _key(self._name, "environment")
-            made = create_progress_artifact(self._percent, key=key, description=line, _sync=True)  # type: ignore[call-arg]
-            self._id = cast(UUID, made)
-        elif now - self._shown >= PROGRESS_INTERVAL:
-            self._show(line)
-        else:
-            return
-        self._shown = now
-
-    def finish(self, line: str) -> None:
-        """The environment is there; nothing is shown if none had to be built."""
-        if self._id is not None:
-            self._percent = 100.0
-            self._show(line)
-
-    def _show(self, line: str) -> None:
-        update_progress_artifact(self._id, self._percent, description=line, _sync=True)  # type: ignore[arg-type, call-arg]
 
 
 def _key(name: str, what: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextvars import copy_context
 from functools import cached_property
@@ -27,7 +26,7 @@ from mlproj_core.request import RunRequest, read_backend_config
 from mlproj_core.runs import attach
 from mlproj_core.status import Phase, RunStatus
 from mlproj_core.tracking.surroundings import OF_A_SERVER, lend
-from prefect_mlproj.artifacts import EnvironmentProgress, show_link, show_table
+from prefect_mlproj.artifacts import Gallery
 from prefect_mlproj.calls import flow_run_here, key_of, path_of, place_of, tries_of
 from prefect_mlproj.results import ProjectResult
 from prefect_mlproj.states import completed, ended
@@ -93,10 +92,9 @@ class Step:
         self.logger = get_run_logger()
         self._credentials = credentials
         self._context = copy_context()
-        self._progress = EnvironmentProgress(name)
+        self.gallery = Gallery(name, self.say)
         self._preparing = True
         self._said_end = False
-        self._showing: threading.Thread | None = None
         self.was_ended = False
 
     @property
@@ -185,18 +183,15 @@ class Step:
             return
         phase = run.phase
         if phase is Phase.ENVIRONMENT:
-            with self.shown("the making of the environment"):
-                self._progress.hear(line)
+            self.gallery.show_progress(line)
         self.announce(run, phase)
 
     def conclude(self, run: SubmittedRun) -> State[Any]:
         """The task's state, for a run that is over."""
-        self.finish_showing()
         if run.get_status() is not RunStatus.FINISHED:
             return ended(run, self.task, self.task_run)
         result = ProjectResult.of(run)
-        with self.shown("the run's parameters and metrics"):
-            show_table(self.name, run.request.get("parameters", {}), result)
+        self.gallery.show_table(run.request.get("parameters", {}), result)
         self._materialize(result)
         return completed(result, f"FINISHED: run {result.run_id}")
 
@@ -253,8 +248,7 @@ class Step:
         message = f"{_PHASES[phase]} ({run.handle.tag})" if phase in _PHASES else None
         if phase is Phase.RUNNING or phase is Phase.ENDED:
             self._preparing = False
-            with self.shown("the making of the environment"):
-                self._progress.finish("The environment is ready.")
+            self.gallery.finish_progress("The environment is ready.")
         before = self.task_run.state
         if message is None or before is None or message == before.message:
             return
@@ -275,29 +269,6 @@ class Step:
             if result.tracking_url:
                 facts["mlflow.url"] = result.tracking_url
             add_asset_metadata(asset, facts)
-
-    def _beside(self, show: Callable[[], None], what: str) -> None:
-        """Show something in Prefect's UI while the run goes on."""
-
-        def work() -> None:
-            with self.shown(what):
-                show()
-
-        self._showing = threading.Thread(target=copy_context().run, args=(work,), name="mlproj-artifact")
-        self._showing.start()
-
-    def finish_showing(self) -> None:
-        """Wait until all is shown that was begun to be."""
-        if self._showing is not None:
-            self._showing.join()
-
-    @contextlib.contextmanager
-    def shown(self, what: str) -> Iterator[None]:
-        """Show something in Prefect's UI, or say that it could not be shown: that is worth no run."""
-        try:
-            yield
-        except Exception as error:
-            self.say(f"warning: {what} could not be shown: {error}")
 
     def _log(self, line: str) -> None:
         (self.logger.warning if line.startswith("[mlproj] warning") else self.logger.info)(line)
@@ -355,7 +326,7 @@ class Submission(Step):
         from mlproj_core.runner import submit_request
 
         run = submit_request(self.request, tethered=True, key=self.key, turn=self.turn, report=self.say)
-        self._beside(lambda: show_link(run, self.name), "a link to the run")
+        self.gallery.show_link(run)
         return run
 
     def is_to_follow(self, run: SubmittedRun) -> bool:
@@ -413,7 +384,7 @@ class Waiting(Step):
         run = attach(self.handle, self.say)
         request = run.request
         if request:
-            self.name = f"{project_name(request['uri'])}/{request['entry_point']}"
+            self.name = self.gallery.name = f"{project_name(request['uri'])}/{request['entry_point']}"
         return run
 
     def is_to_follow(self, run: SubmittedRun) -> bool:

@@ -407,13 +407,17 @@ class PrefectWorld:
         A process sends its last words after the end of its flow: this waits for the process of a run that is over.
         """
         __tracebackhide__ = True
-        if self.flow_run(flow_run_id)["state_type"] in OVER:
-            running = f"the process of {flow_run_id} has not ended"
-            self.wait_for(lambda: not self._still_runs(flow_run_id), running, 30)
+        self._wait_for_last_words(flow_run_id)
         wanted = {"flow_run_id": {"any_": [flow_run_id]}}
         if task_run_id is not None:
             wanted["task_run_id"] = {"any_": [task_run_id]}
         return self._all("logs", logs=wanted, sort="TIMESTAMP_ASC")
+
+    def _wait_for_last_words(self, flow_run_id):
+        __tracebackhide__ = True
+        if self.flow_run(flow_run_id)["state_type"] in OVER:
+            running = f"the process of {flow_run_id} has not ended"
+            self.wait_for(lambda: not self._still_runs(flow_run_id), running, 30)
 
     def _still_runs(self, flow_run_id):
         scripts = [each for each in self.programs if isinstance(each, Script)]
@@ -426,7 +430,9 @@ class PrefectWorld:
         return "".join(f"{entry['message']}\n" for entry in self.logs(flow_run_id, task_run_id))
 
     def artifacts(self, flow_run_id):
-        """All artifacts of a flow run, the first one first."""
+        """All artifacts of a flow run, the first one first; see `logs` for one that is over."""
+        __tracebackhide__ = True
+        self._wait_for_last_words(flow_run_id)
         found = self._all("artifacts", artifacts={"flow_run_id": {"any_": [flow_run_id]}}, sort="ID_DESC")
         return sorted(found, key=lambda artifact: seconds(artifact["created"]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from mlproj_core.status import Outcome
 __all__ = ["LocalHold", "cut_tether", "tether_of"]
 
 _supervisors: list[subprocess.Popen[bytes]] = []
+_reaping = threading.Lock()
 """Supervisors that this process started: its children, to be reaped when they have ended."""
 
 
@@ -71,9 +73,8 @@ class LocalHold:
 
     def start(self, launch: Launch) -> None:
         """Start the supervisor, which inherits the lock."""
-        for process in list(_supervisors):
-            if process.poll() is not None:
-                _supervisors.remove(process)
+        with _reaping:
+            _supervisors[:] = [process for process in _supervisors if process.poll() is None]
         claim = self.directory.read("claim.json")
         assert claim is not None  # noqa: S101  # the hold is on a claim
         assert self.lock is not None  # noqa: S101  # and was not released
@@ -105,7 +106,8 @@ class LocalHold:
             if tether:
                 for descriptor in tether.given:
                     os.close(descriptor)
-        _supervisors.append(process)
+        with _reaping:
+            _supervisors.append(process)
         if tether:
             _tethers[self.directory.path] = tether
         self.release()
