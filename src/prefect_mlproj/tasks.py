@@ -348,7 +348,8 @@ def _begin(step: Submission) -> State[Any]:
 
 
 _OPTIONS: dict[str, Any] = {
-    "tags": ("mlproj",),
+    # No tags of their own: of a tagged task Prefect asks its server for a place before it begins, which takes seconds
+    # where that is busy.
     # The run itself is what is found again: a cache of Prefect's would be a second opinion.
     "cache_policy": NO_CACHE,
     "persist_result": True,

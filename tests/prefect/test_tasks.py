@@ -25,6 +25,7 @@ def outcome(name, function):
 @flow(name="many")
 def main():
     outcome("finishes", lambda: run_project(**step("finishes", alpha=0.25)))
+    outcome("tagged", lambda: run_project.with_options(tags=["nightly"])(**step("tagged")))
     outcome("takes a while", lambda: run_project(**step("takes_a_while", seconds=1.5)))
     outcome("fails", lambda: run_project(**step("fails", code=3)))
     outcome("takes too long", lambda: run_project(**step("too_long", seconds=600), timeout=0.5))
@@ -129,10 +130,10 @@ class TestAFinishedRun:
         assert any(message.startswith("the project runs (") for message in messages), states
         assert task["run_count"] == 1
 
-    def test_is_named_by_project_and_entry_point_and_tagged(self, many):
-        task = many.task("finishes")
-        assert task["name"] == "steps/main"
-        assert task["tags"] == ["mlproj"]
+    def test_is_named_by_project_and_entry_point_and_tagged_if_that_is_asked_for(self, many):
+        assert many.task("finishes")["name"] == "steps/main"
+        assert many.task("finishes")["tags"] == []
+        assert many.task("tagged")["tags"] == ["nightly"]
 
     def test_leads_from_mlflow_back_to_its_task_run(self, prefect, many, tracked):
         run = mlflow_run(tracked, many.value("finishes")["run_id"])
