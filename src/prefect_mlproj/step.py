@@ -391,6 +391,10 @@ class Waiting(Step):
         """It always is: the task that submitted the run did not see its output."""
         return True
 
+    def _is_to_end(self, error: BaseException) -> bool:
+        """As ever, but not when the waiting has a limit of its own, which says nothing of the run."""
+        return not isinstance(error, TimeoutError) and super()._is_to_end(error)
+
     def _cancel(self) -> None:
         path = path_of(self.handle.key)
         if path is None or self.place is None or path[0] != self.place.path[0]:

@@ -53,6 +53,9 @@ def main():
     ).result())
     outcome("pair", lambda: wait_for_project(submit_project(**step("pair"))))
     outcome("pair by handle", lambda: wait_for_project(submit_project(**step("pair_2")).handle))
+    patient = submit_project(**step("patient", seconds=2))
+    outcome("limited wait", lambda: wait_for_project.with_options(timeout_seconds=0.2)(patient))
+    outcome("second wait", lambda: wait_for_project(patient))
     ended = submit_project(**step("by_hand", seconds=600))
     ended.cancel()
     outcome("cancelled by hand", ended.get_status)
@@ -227,6 +230,11 @@ class TestCalls:
         assert many.value("pair by handle")["status"] == "FINISHED"
         assert "wait for steps/main" in {task["name"] for task in many.prefect.task_runs(many.flow_run_id)}
         assert len(steps.pids("pair")) == 1
+
+    def test_that_wait_have_limits_of_their_own_which_end_no_run(self, many, steps):
+        assert many.raised("limited wait") == "TaskRunTimeoutError"
+        assert many.value("second wait")["status"] == "FINISHED"
+        assert len(steps.pids("patient")) == 1
 
     def test_are_cached_only_if_that_is_asked_for(self, many, steps):
         first, second = many.value("cached")
