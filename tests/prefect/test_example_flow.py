@@ -168,9 +168,10 @@ def test_the_best_model_becomes_the_champion(first, metrics, mlflow, run_of):
 
 def test_the_registration_is_an_event_of_the_asset(prefect, first, run_of):
     name = "prefect.asset.materialization.succeeded"
-    body = {"filter": {"event": {"name": [name]}, "order": "ASC"}}
+    champion = "mlflow://models/wine_quality/champion"
+    body = {"filter": {"event": {"name": [name]}, "resource": {"id": [champion]}, "order": "ASC"}}
     [event] = prefect.wait_for(lambda: prefect.ask("POST", "events", "filter", body=body)["events"], "no event")
-    assert event["resource"]["prefect.resource.id"] == "mlflow://models/wine_quality/champion"
+    assert event["resource"]["prefect.resource.id"] == champion
     assert first in {each["prefect.resource.id"].removeprefix("prefect.flow-run.") for each in event["related"]}
     assert event["payload"]["mlflow.run_id"] == run_of(first, "register")["info"]["run_id"]
     assert event["payload"]["promoted"] == 1

@@ -243,7 +243,8 @@ class TestCalls:
 
     def test_materialize_an_asset(self, prefect, many):
         def events():
-            query = {"filter": {"event": {"name": ["prefect.asset.materialization.succeeded"]}}}
+            event, resource = "prefect.asset.materialization.succeeded", "mlflow://models/steps"
+            query = {"filter": {"event": {"name": [event]}, "resource": {"id": [resource]}}}
             return prefect.ask("POST", "events", "filter", body=query)["events"]
 
         (event,) = prefect.wait_for(events, "no asset was materialized")
