@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mlproj_core.runs import SubmittedRun
     from prefect_mlproj.blocks import MLflowCredentials
 
-__all__ = ["PREFECTS_OWN", "Step", "Submission", "Waiting", "in_thread", "project_name"]
+__all__ = ["PREFECTS_OWN", "Step", "Submission", "Waiting", "comes_of_termination", "in_thread", "project_name"]
 
 PREFECTS_OWN = ("PREFECT_*", "PREFECT__*")
 """Patterns of variables that are Prefect's, with its secrets among them: no business of a project."""
@@ -224,7 +224,7 @@ class Step:
             return False
         if self.tethered or watcher.knows_cancelled(self.flow_run_id):
             return True
-        if isinstance(error, asyncio.CancelledError) and not _comes_of_termination(error):
+        if isinstance(error, asyncio.CancelledError) and not comes_of_termination(error):
             return True
         return self._is_cancelled()
 
@@ -392,8 +392,10 @@ class Waiting(Step):
         return True
 
     def _is_to_end(self, error: BaseException) -> bool:
-        """As ever, but not when the waiting has a limit of its own, which says nothing of the run."""
-        return not isinstance(error, TimeoutError) and super()._is_to_end(error)
+        """Only if somebody ends the flow run: a limit of the waiting says nothing of the run."""
+        if isinstance(error, Exception):
+            return False
+        return isinstance(error, KeyboardInterrupt) or self.comes_too_late or self._is_cancelled()
 
     def _cancel(self) -> None:
         path = path_of(self.handle.key)
@@ -403,7 +405,7 @@ class Waiting(Step):
         attach(self.handle, self.say).cancel()
 
 
-def _comes_of_termination(error: BaseException) -> bool:
+def comes_of_termination(error: BaseException) -> bool:
     """Whether a coroutine is cancelled because a signal ends its event loop, and not by anybody's wish."""
     cause: BaseException | None = error
     while cause is not None:

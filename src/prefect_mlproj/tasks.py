@@ -25,7 +25,7 @@ from mlproj_core.runs import attach
 from prefect_mlproj.calls import call_of, called_by
 from prefect_mlproj.runs import ProjectRun
 from prefect_mlproj.states import completed, only_if_it_can_help, refused, value_of
-from prefect_mlproj.step import Step, Submission, Waiting, in_thread, project_name
+from prefect_mlproj.step import Step, Submission, Waiting, comes_of_termination, in_thread, project_name
 
 if TYPE_CHECKING:
     from mlproj_core.runs import SubmittedRun
@@ -330,6 +330,8 @@ def _interruptions() -> Iterator[None]:
 def _put_off(interruption: BaseException, step: Step) -> State[Any]:
     """The state of an interrupted task whose run was ended; any other interruption goes on at once."""
     found = _put_off_here.get()
+    if isinstance(interruption, asyncio.CancelledError) and not comes_of_termination(interruption):
+        raise interruption  # it belongs to whoever cancels, such as Prefect's own time limit
     if found is None or not step.was_ended:
         raise interruption
     found.append(interruption)

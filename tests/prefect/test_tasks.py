@@ -311,6 +311,38 @@ class TestTheProject:
         assert not [name for name in environ if name.startswith("PREFECT")]
 
 
+class TestInAnAsyncFlow:
+    def test_a_limit_ends_the_run_and_the_flow_goes_on(self, prefect, steps):
+        text = (
+            head(steps)
+            + """
+@flow(name="async_limits")
+async def main():
+    try:
+        await run_project.with_options(timeout_seconds=1)(**step("async_limit", seconds=600))
+    except Exception as error:
+        print("LIMIT", type(error).__name__)
+    patient = await submit_project(**step("async_patient", seconds=2))
+    try:
+        await wait_for_project.with_options(timeout_seconds=0.2)(patient)
+    except Exception as error:
+        print("WAIT", type(error).__name__)
+    print("THEN", (await wait_for_project(patient)).status)
+
+asyncio.run(main())
+"""
+        )
+        script = prefect.start_script("async_limits", text)
+        assert script.wait(90) == 0, script.log
+        printed = script.log_file.read_text()
+        assert "LIMIT TaskRunTimeoutError" in printed or "LIMIT ExecutionException" in printed
+        assert "WAIT TaskRunTimeoutError" in printed
+        assert "THEN FINISHED" in printed
+        assert steps.living("async_limit") == []
+        states = [task["state_name"] for task in prefect.task_runs(script.flow_run_id)]
+        assert sorted(states) == ["Completed", "Completed", "TimedOut", "TimedOut"]
+
+
 class TestElsewhere:
     def test_a_task_is_called_outside_a_flow_too(self, prefect, steps):
         text = head(steps) + "\nif __name__ == '__main__':\n    print(run_project(**step('outside')).status)\n"
