@@ -12,6 +12,7 @@ from airflow.sdk import BaseHook
 
 from airflow_mlproj.variables import changed_environment
 from mlproj_core.errors import MlprojError, UserError
+from mlproj_core.tracking.surroundings import OF_A_SERVER
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -19,17 +20,6 @@ if TYPE_CHECKING:
     from mlproj_core.tracking import Tracking
 
 __all__ = ["MLflowHook", "tracking_variables"]
-
-_OF_A_SERVER = (
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "MLFLOW_WORKSPACE",
-    "MLFLOW_TRACKING_INSECURE_TLS",
-    "MLFLOW_TRACKING_SERVER_CERT_PATH",
-    "MLFLOW_TRACKING_CLIENT_CERT_PATH",
-)
-"""Variables that say how to speak to one server, and must not be mixed with those of another."""
 
 _FROM_EXTRA = {
     "token": "MLFLOW_TRACKING_TOKEN",
@@ -80,7 +70,7 @@ class MLflowHook(BaseHook):
 
     def environment(self) -> dict[str, str]:
         """This process's environment as it would be with the connection's variables."""
-        others = {name: value for name, value in os.environ.items() if name not in _OF_A_SERVER}
+        others = {name: value for name, value in os.environ.items() if name not in OF_A_SERVER}
         return {**others, **self.variables()}
 
     def test_connection(self) -> tuple[bool, str]:
@@ -103,7 +93,7 @@ def tracking_variables(mlflow_conn_id: str | None) -> Iterator[None]:
     if mlflow_conn_id is None:
         yield
         return
-    with changed_environment(MLflowHook(mlflow_conn_id).variables(), (*_OF_A_SERVER, "MLPROJ_TRACKING")):
+    with changed_environment(MLflowHook(mlflow_conn_id).variables(), (*OF_A_SERVER, "MLPROJ_TRACKING")):
         yield
 
 

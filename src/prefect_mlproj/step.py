@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextvars import copy_context
 from functools import cached_property
@@ -66,7 +67,7 @@ def project_name(uri: str | os.PathLike[str]) -> str:
     return last.removesuffix(".git") or path
 
 
-class Step:
+class Step(ABC):
     """A task's work on one run: what `Submission` and `Waiting` have in common.
 
     Args:
@@ -103,21 +104,21 @@ class Step:
         return self.flow_run.id if self.flow_run is not None else None
 
     @property
+    @abstractmethod
     def tethered(self) -> bool:
         """Whether the run ends with this process, however that ends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def obtain(self) -> SubmittedRun:
         """The run, submitted or found."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_to_follow(self, run: SubmittedRun) -> bool:
         """Whether the run's output is to be seen here."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _cancel(self) -> None:
         """End the run, or see to it that none begins."""
-        raise NotImplementedError
 
     # -- what a task does with it
 

@@ -103,11 +103,14 @@ class Watcher:
         events = asyncio.create_task(self._hear(news))
         try:
             async with get_client() as client:
-                while not self._retires(loop):
+                while True:
                     news.clear()
                     await self._survive(lambda: self._look(client))
-                    with contextlib.suppress(asyncio.TimeoutError):
+                    try:
                         await asyncio.wait_for(news.wait(), LOOK_INTERVAL)
+                    except asyncio.TimeoutError:  # nothing has happened for a while
+                        if self._retires(loop):
+                            return
         finally:
             events.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -115,14 +118,11 @@ class Watcher:
             self._retires(loop, at_once=True)
 
     def _retires(self, loop: asyncio.AbstractEventLoop, at_once: bool = False) -> bool:
-        """Whether this thread has nothing more to follow, so that the next step begins another.
-
-        The first look is taken before a thread can retire, and then it lingers: steps come one after the other.
-        """
+        """Whether this thread has nothing more to follow, so that the next step begins another."""
         with self._lock:
             if self._loop is not loop:
                 return True
-            if not at_once and (self._steps or not self._seen):
+            if self._steps and not at_once:
                 return False
             self._thread = self._loop = self._news = None
             self._seen.clear()

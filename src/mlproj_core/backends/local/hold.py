@@ -20,8 +20,9 @@ from mlproj_core.status import Outcome
 __all__ = ["LocalHold", "cut_tether", "tether_of"]
 
 _supervisors: list[subprocess.Popen[bytes]] = []
-_reaping = threading.Lock()
 """Supervisors that this process started: its children, to be reaped when they have ended."""
+
+_reaping = threading.Lock()
 
 
 class Tether:
