@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from demo_engine import Engine, key_metric
 from rich.console import Console
 from rich.table import Table
 
 DAG_ID = "wine_quality_retraining"
-KEY_METRICS = ("train_rows", "cv_accuracy", "accuracy")
-"""Of the metrics of a run the first of these is shown."""
-
 PROGRAM = """
 import runpy, sys
 
@@ -74,7 +67,7 @@ class TaskInstance:
         return self.state in ("success", "failed", "skipped", "upstream_failed")
 
 
-class Airflow:
+class Airflow(Engine):
     """An Airflow with a database of its own, which runs the example DAG in one process.
 
     Args:
@@ -86,17 +79,12 @@ class Airflow:
     """
 
     def __init__(self, python: Path, home: Path, examples: Path, log: Path, console: Console) -> None:
-        self.python = python
-        self.home = home
-        self.examples = examples
-        self.log = log
-        self.console = console
-        self.environ = {
-            **os.environ,
+        variables = {
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(examples),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         }
+        super().__init__(python, home, examples, log, console, variables)
 
     def migrate(self, version: bytes) -> None:
         """Make the database, or bring it to the form of this version of Airflow."""
@@ -106,9 +94,9 @@ class Airflow:
             self.home.mkdir()
         elif ready.read_bytes() == version:
             return
-        with self.console.status("Making Airflow's database …"), self._process("-m", "airflow", "db", "migrate") as it:
+        with self.console.status("Making Airflow's database …"), self.process("-m", "airflow", "db", "migrate") as it:
             if it.wait() != 0:
-                self._fail("Airflow could not make its database")
+                self.fail("Airflow could not make its database")
         ready.write_bytes(version)
 
     def run(self, tracking_uri: str) -> None:
@@ -117,7 +105,7 @@ class Airflow:
         [[last]] = self._query("SELECT coalesce(max(id), 0) FROM dag_run")
         shown: set[str] = set()
         dag = str(self.examples / "airflow" / "retraining_dag.py")
-        with self.console.status("Airflow runs the DAG …"), self._process("-c", PROGRAM, dag) as it:
+        with self.console.status("Airflow runs the DAG …"), self.process("-c", PROGRAM, dag) as it:
             while (code := it.poll()) is None:
                 time.sleep(0.2)
                 for task in self._tasks(last):
@@ -128,7 +116,7 @@ class Airflow:
             self.console.print()
             self.console.print(_table(tasks))
         if code != 0:
-            self._fail("The DAG run failed")
+            self.fail("The DAG run failed")
         is_new = any(task.task_id == "register" and task.state == "success" for task in tasks)
         self.console.print(
             "The best model is the champion now." if is_new else "The champion stays: no model beats it."
@@ -138,7 +126,7 @@ class Airflow:
         """The task instances of the DAG run that began after the one with this number, in the order of their start."""
         return [
             TaskInstance(
-                task_id, str(label), state, seconds, _metric(json.loads(metrics or "{}")), json.loads(page or '""')
+                task_id, str(label), state, seconds, key_metric(json.loads(metrics or "{}")), json.loads(page or '""')
             )
             for task_id, label, state, seconds, metrics, page in self._query(TASKS, DAG_ID, last)
         ]
@@ -147,38 +135,6 @@ class Airflow:
         address = f"{(self.home / 'airflow.db').as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(address, uri=True, timeout=30)) as connection:
             return connection.execute(statement, parameters).fetchall()
-
-    @contextlib.contextmanager
-    def _process(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A process of the environment's Python, killed if it has not ended by itself; then its runs end too."""
-        with self.log.open("ab") as output:
-            process = subprocess.Popen(
-                [self.python, *arguments],
-                cwd=self.home,
-                env=self.environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    def _fail(self, what: str) -> NoReturn:
-        """End the demo."""
-        self.console.print(f"{what}; its log is {self.log}, which ends:", style="bold red")
-        tail = self.log.read_text(errors="replace").splitlines()[-40:]
-        self.console.print("\n".join(tail), style="dim", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(1)
-
-
-def _metric(metrics: dict[str, Any]) -> str:
-    """The first of the key metrics that there is."""
-    return next((f"{name} = {metrics[name]:.4g}" for name in KEY_METRICS if name in metrics), "")
 
 
 def _table(tasks: list[TaskInstance]) -> Table:

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from demo_engine import Engine, key_metric
 from rich.console import Console
 from rich.table import Table
-
-KEY_METRICS = ("train_rows", "cv_accuracy", "accuracy")
-"""Of the metrics of a run the first of these is shown."""
 
 OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 """Types of states that task runs do not leave by themselves."""
@@ -64,7 +58,7 @@ class TaskRun:
     page: str
 
 
-class Prefect:
+class Prefect(Engine):
     """A Prefect server with a database of its own, and the example flow, run by a process beside it.
 
     Args:
@@ -76,35 +70,30 @@ class Prefect:
     """
 
     def __init__(self, python: Path, home: Path, examples: Path, log: Path, console: Console) -> None:
-        self.python = python
-        self.home = home
-        self.examples = examples
-        self.log = log
-        self.console = console
         home.mkdir(exist_ok=True)
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]
         self.api = f"http://127.0.0.1:{port}/api"
         self.server = ("-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
-        self.environ = {
-            **os.environ,
+        variables = {
             "PREFECT_HOME": str(home),
             "PREFECT_API_URL": self.api,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_UI_ENABLED": "false",
             "DO_NOT_TRACK": "1",
         }
+        super().__init__(python, home, examples, log, console, variables)
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
         """While this lasts, the server runs."""
-        with self._process(*self.server) as it:
+        with self.process(*self.server) as it:
             with self.console.status("Starting Prefect's server …"):
                 deadline = time.monotonic() + SERVER_PATIENCE
                 while not self._is_healthy():
                     if it.poll() is not None or time.monotonic() > deadline:
-                        self._fail("Prefect's server did not start")
+                        self.fail("Prefect's server did not start")
                     time.sleep(0.1)
             yield
 
@@ -129,7 +118,7 @@ class Prefect:
                     self.console.print(f"{task.name}: {task.state}", style="dim", highlight=False, markup=False)
 
         flow = str(self.examples / "prefect" / "retraining_flow.py")
-        with self.console.status("Prefect runs the flow …"), self._process("-c", PROGRAM, flow) as it:
+        with self.console.status("Prefect runs the flow …"), self.process("-c", PROGRAM, flow) as it:
             while (code := it.poll()) is None:
                 time.sleep(0.5)
                 look()
@@ -141,7 +130,7 @@ class Prefect:
             self.console.print()
             self.console.print(_table(tasks))
         if code != 0:
-            self._fail("The flow run failed")
+            self.fail("The flow run failed")
         is_new = any(task.name == "register" for task in tasks)
         self.console.print(
             "The best model is the champion now." if is_new else "The champion stays: no model beats it."
@@ -180,33 +169,6 @@ class Prefect:
         with urllib.request.urlopen(asked, timeout=30) as answer:  # noqa: S310 (our own server)
             return json.load(answer)
 
-    @contextlib.contextmanager
-    def _process(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A process of the environment's Python, killed if it has not ended by itself; then its runs end too."""
-        with self.log.open("ab") as output:
-            process = subprocess.Popen(
-                [self.python, *arguments],
-                cwd=self.home,
-                env=self.environ,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    def _fail(self, what: str) -> NoReturn:
-        """End the demo."""
-        self.console.print(f"{what}; its log is {self.log}, which ends:", style="bold red")
-        tail = self.log.read_text(errors="replace").splitlines()[-40:]
-        self.console.print("\n".join(tail), style="dim", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(1)
-
 
 def _left(artifacts: list[dict[str, Any]]) -> tuple[str, str]:
     """The metric and the page in MLflow, out of a task run's table and link."""
@@ -215,7 +177,7 @@ def _left(artifacts: list[dict[str, Any]]) -> tuple[str, str]:
         if artifact["type"] == "table":
             rows = json.loads(artifact["data"])
             metrics = {row["name"]: row["value"] for row in rows if row["kind"] == "metric"}
-            metric = next((f"{name} = {float(metrics[name]):.4g}" for name in KEY_METRICS if name in metrics), "")
+            metric = key_metric(metrics)
         elif link := re.search(r"\]\((http[^)]+)\)", artifact["data"] or ""):
             page = link[1]
     return metric, page
