@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from package_world import PackageIndex
 from prefect_flows import called, head, roads
-from processes import belonging, command
+from processes import belonging, command, supervisor_of
 
 SYNC_ROADS = ["direct", "submitted", "waited for", "in a thread"]
 ASYNC_ROADS = ["async", "gathered"]
@@ -398,13 +398,6 @@ class TestAServerThatIsAway:
         ended(prefect, steps, name)
         script.wait()
         row("server stopped and started, then cancelled", "submitted, not served", "tethered", name, "Cancelled")
-
-
-def supervisor_of(pid):
-    """The process that watches over the run in which a process works."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    parent = int(stat.rpartition(")")[2].split()[1])
-    return parent if "supervis" in command(parent) else supervisor_of(parent)
 
 
 def builders(index):

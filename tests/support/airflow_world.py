@@ -22,6 +22,7 @@ import pytest
 from mlflow_world import free_port
 from processes import Guard, belonging, command, end_all, in_session, living, pids
 from rest import ApiError, address, request, seconds
+from waiting import wait_for
 
 PROGRAM = str(Path(sys.executable).with_name("airflow"))
 
@@ -283,22 +284,9 @@ class AirflowWorld:
     # -- waiting
 
     def wait_for(self, condition, complaint, timeout=60):
-        """Wait until a condition gives something true, and give that; at most `timeout` seconds.
-
-        Args:
-            condition: a function. A server that cannot be asked for now, since a test ended it, is not true yet.
-            complaint: what is wrong when it takes longer, or a function that tells.
-        """
+        """Wait until a condition gives something true, and give that; see `waiting.wait_for`."""
         __tracebackhide__ = True
-        end = time.monotonic() + timeout
-        while True:
-            with contextlib.suppress(ConnectionError):
-                if value := condition():
-                    return value
-            self.check()
-            if time.monotonic() > end:
-                pytest.fail(f"{complaint() if callable(complaint) else complaint}, after {timeout} s")
-            time.sleep(0.1)
+        return wait_for(condition, complaint, timeout, self.check)
 
     def wait_for_run(self, run, *states, timeout=60):
         """Wait until a run is in one of these states (`success`, if none is given); what the API tells of it."""

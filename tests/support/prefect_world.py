@@ -17,6 +17,7 @@ import pytest
 from mlflow_world import free_port
 from processes import Guard, belonging, command, end_all, in_session, kill_until_none, lives
 from rest import ApiError, address, request, seconds
+from waiting import wait_for
 
 OVER = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 """Types of states that runs do not leave by themselves, unless a flow is to be tried again."""
@@ -276,23 +277,14 @@ class PrefectWorld:
     # -- waiting
 
     def wait_for(self, condition, complaint, timeout=60):
-        """Wait until a condition gives something true, and give that; at most `timeout` seconds.
-
-        Args:
-            condition: a function. A server that cannot be asked for now, since a test ended it, is not true yet.
-            complaint: what is wrong when it takes longer, or a function that tells.
-        """
+        """Wait until a condition gives something true, and give that; see `waiting.wait_for`."""
         __tracebackhide__ = True
-        end = time.monotonic() + timeout
-        while True:
-            with contextlib.suppress(ConnectionError):
-                if value := condition():
-                    return value
-            if self.server and self.server.process.poll() is not None:
-                pytest.fail(f"the server ended by itself, with {self.server.process.returncode}:\n{self.server.log}")
-            if time.monotonic() > end:
-                pytest.fail(f"{complaint() if callable(complaint) else complaint}\nafter {timeout} s")
-            time.sleep(0.05)
+        return wait_for(condition, complaint, timeout, self._check)
+
+    def _check(self):
+        __tracebackhide__ = True
+        if self.server and self.server.process.poll() is not None:
+            pytest.fail(f"the server ended by itself, with {self.server.process.returncode}:\n{self.server.log}")
 
     def wait_for_flow_run(self, flow_run_id, *states, timeout=60):
         """Wait until a flow run is in a state of one of these names (`Completed`, if none is given).

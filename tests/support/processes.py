@@ -39,6 +39,13 @@ def command(pid):
         return ""
 
 
+def supervisor_of(pid):
+    """The process that watches over the run in which a process works."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    parent = int(stat.rpartition(")")[2].split()[1])
+    return parent if "backends.local.supervisor" in command(parent) else supervisor_of(parent)
+
+
 def in_session(session):
     """Pids of the processes that live in a session."""
     return [pid for pid, _, each in living() if each == session]
