@@ -40,7 +40,11 @@ GROUPS: dict[str, list[str]] = PYPROJECT["dependency-groups"]
 EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
 BESIDE = ("databricks", "docker", "kubernetes")
 """Extras of mlproj that a worker of Airflow or Prefect has beside the engine, which pins the same libraries."""
-PREFECT = ["prefect==3.8.8", *EXTRAS["prefect"]]
+PREFECT = [
+    "prefect==3.9.1; python_version >= '3.11'",
+    "prefect==3.8.8; python_version < '3.11'",  # the last one for Python 3.10
+    *EXTRAS["prefect"],
+]
 """The Prefect whose server tests start. It cannot be installed beside Airflow."""
 
 
