@@ -40,6 +40,8 @@ GROUPS: dict[str, list[str]] = PYPROJECT["dependency-groups"]
 EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
 BESIDE = ("databricks", "docker", "kubernetes")
 """Extras of mlproj that a worker of Airflow or Prefect has beside the engine, which pins the same libraries."""
+FOUND = ("conda", "data", "s3")
+"""Extras of mlproj with which projects run as they are found."""
 PREFECT = [
     "prefect==3.9.1; python_version >= '3.11'",
     "prefect==3.8.8; python_version < '3.11'",  # the last one for Python 3.10
@@ -112,6 +114,18 @@ def prefect(session: nox.Session) -> None:
     test(session, "--numprocesses=2", "--dist=loadfile", "tests/prefect")
 
 
+@nox.session(requires=["mlflow"])
+def environments(session: nox.Session) -> None:
+    """Test what projects bring beyond the spine: conda, remote data, archives; arguments after `--` go to pytest."""
+    install(session, *GROUPS["test"], *GROUPS["servers"], *DEPENDENCIES, *found(), constraints="environments")
+    test(session, "--numprocesses=2", "--dist=loadfile", "tests/environments")
+
+
+def found() -> list[str]:
+    """What the extras of mlproj require that make further kinds of projects and data run."""
+    return [requirement for extra in FOUND for requirement in EXTRAS[extra]]
+
+
 def beside() -> list[str]:
     """What the extras of mlproj require that an engine's worker has beside the engine."""
     return [requirement for extra in BESIDE for requirement in EXTRAS[extra]]
@@ -157,9 +171,11 @@ def benchmark_prefect(session: nox.Session) -> None:
 @nox.session(default=False)
 def constraints(session: nox.Session) -> None:
     """Write constraints/*.txt anew, with the newest versions that go together."""
-    groups = [f"--group={group}" for group in GROUPS]
+    groups = [f"--group={group}" for group in GROUPS if group != "servers"]
     session.install(*GROUPS["nox"])
     write_constraints(session, "core", "pyproject.toml", *groups)
+    extras = [f"--extra={extra}" for extra in FOUND]
+    write_constraints(session, "environments", "pyproject.toml", *groups, "--group=servers", *extras)
     write_constraints(session, "mlflow", listed(session, "mlflow", MLFLOW))
     engine = [f"--group={group}" for group in ("test", "types", "nox")] + [f"--extra={extra}" for extra in BESIDE]
     write_constraints(session, "airflow", "pyproject.toml", *engine, listed(session, "airflow", *AIRFLOW))

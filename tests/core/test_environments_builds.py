@@ -367,7 +367,7 @@ class TestANetworkFileSystem:
         assert network_file_system(Path(path), mounts) == kind
 
     def test_is_warned_of_when_an_environment_is_built_there(self, project, monkeypatch):
-        monkeypatch.setattr("mlproj_core.environments.uv_manager.network_file_system", lambda path: "nfs4")
+        monkeypatch.setattr("mlproj_core.environments.cache.network_file_system", lambda path: "nfs4")
         said = []
         environment_manager("uv").ensure(None, project, said.append)
         assert "nfs4" in next(line for line in said if line.startswith("warning"))

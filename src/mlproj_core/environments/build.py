@@ -14,11 +14,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlproj_core.environments.manager import environment_manager
-from mlproj_core.environments.recipe import Recipe
 from mlproj_core.errors import EnvironmentBuildError, MlprojError, UserError
+
+if TYPE_CHECKING:
+    from mlproj_core.environments.recipe import Recipe
 
 __all__ = ["main"]
 
@@ -63,16 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build(request: dict[str, Any]) -> dict[str, Any]:
     directory = Path(request["directory"])
-    spec = request.get("spec")
-    if spec is None and request["manager"] != "local":
+    manager = environment_manager(request["manager"])
+    if (written := request.get("spec")) is not None:
+        recipe: Recipe | None = manager.read_recipe(written)
+    else:
         from mlproj_core.spec import load_project
 
-        recipe = Recipe.of(load_project(directory).environment)
-        if not recipe.holds_credentials():
+        recipe = manager.recipe(load_project(directory).environment)
+        if recipe is None or not recipe.holds_credentials():
             raise UserError(f"The environment of the project in {directory} was changed since it was asked for.")
-    else:
-        recipe = Recipe.from_dict(spec or {})
-    return environment_manager(request["manager"]).ensure(recipe, directory, _report).to_dict()
+    return manager.ensure(recipe, directory, _report).to_dict()
 
 
 def _error(code: str, message: str, *, retryable: bool = False) -> dict[str, Any]:

@@ -79,6 +79,42 @@ class Slot:
         except PermissionError:
             pass  # a cache made ready by another user, and shared with this one: only its last use goes unnoted
 
+    def fill(self, build: Callable[[int], None], report: Callable[[str], None]) -> bool:
+        """Make the environment unless it is there; of any number of processes that ask at once, one makes it.
+
+        Args:
+            build: makes it in its place and marks it complete; given the descriptor of the lock, which programs that it
+                starts should inherit. What it leaves half made after an error is removed.
+            report: is told of what delays it.
+
+        Returns:
+            Whether it was made by this call.
+        """
+        if self.complete():
+            return False
+        if kind := network_file_system(cache_dir()):
+            report(
+                f"warning: the cache {cache_dir()} is on a network file system ({kind}), where locks may not hold "
+                "between hosts; set MLPROJ_CACHE_DIR to a local directory"
+            )
+
+        def waiting() -> None:
+            report(f"waiting for environment {self.key[:12]}: another process is building it")
+
+        with self.building(waiting) as lock:
+            if self.complete():
+                return False
+            try:
+                self.remove()
+                self.touch()
+                build(lock)
+            except BaseException:
+                if not self.complete():  # else somebody may be using it by now
+                    with contextlib.suppress(OSError):
+                        self.remove()
+                raise
+            return True
+
     @contextlib.contextmanager
     def building(self, waiting: Callable[[], None]) -> Iterator[int]:
         """Hold the exclusive right to build this environment.

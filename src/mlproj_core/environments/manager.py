@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -23,6 +23,16 @@ class EnvironmentManager(Protocol):
 
     name: str
 
+    def recipe(self, spec: EnvironmentSpec) -> Recipe | None:
+        """What the environment for a project's is to contain; None when nothing is made.
+
+        Raises:
+            UserError: this manager can make nothing of such a project.
+        """
+
+    def read_recipe(self, value: Mapping[str, Any]) -> Recipe:
+        """The recipe whose `to_dict` gave this value."""
+
     def find(self, spec: EnvironmentSpec | Recipe, directory: Path) -> Environment | None:
         """The environment for a project if it is there already; no process, no network, a few milliseconds."""
 
@@ -34,6 +44,17 @@ class LocalManager:
     """The host's own environment: projects run in what is there, nothing is made."""
 
     name = "local"
+
+    def recipe(self, spec: EnvironmentSpec) -> None:
+        """Nothing is made, whatever the project asks for."""
+
+    def read_recipe(self, value: Mapping[str, Any]) -> Recipe:
+        """Nothing was ever written by this manager.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("The environment manager 'local' makes no environment.")
 
     def find(self, spec: EnvironmentSpec | Recipe, directory: Path) -> Environment:
         """The host's environment, which is always there."""
@@ -119,7 +140,7 @@ def build_request(manager: str, spec: EnvironmentSpec | Recipe, directory: str |
     from mlproj_core.environments.recipe import Recipe
 
     request: dict[str, Any] = {"manager": manager, "directory": str(directory)}
-    if manager != "local":
-        recipe = spec if isinstance(spec, Recipe) else Recipe.of(spec)
+    recipe = spec if isinstance(spec, Recipe) else environment_manager(manager).recipe(spec)
+    if recipe is not None:
         request["spec"] = None if recipe.holds_credentials() else recipe.to_dict()
     return request

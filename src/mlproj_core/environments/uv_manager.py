@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -10,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mlproj_core.environments.cache import Slot, network_file_system
+from mlproj_core.environments.cache import Slot
 from mlproj_core.environments.environment import Environment
 from mlproj_core.environments.interpreters import Interpreter, Search, running
 from mlproj_core.environments.recipe import Recipe
@@ -67,6 +66,14 @@ class UvManager:
 
     name = "uv"
 
+    def recipe(self, spec: EnvironmentSpec) -> Recipe:
+        """The Python and the packages of a python_env.yaml, or of a conda.yaml's pip part; see `Recipe.of`."""
+        return Recipe.of(spec)
+
+    def read_recipe(self, value: Mapping[str, Any]) -> Recipe:
+        """The recipe whose `to_dict` gave this value."""
+        return Recipe.from_dict(value)
+
     def find(self, spec: EnvironmentSpec | Recipe, directory: Path) -> Environment | None:
         """The environment for a project if it is there already.
 
@@ -120,31 +127,8 @@ class UvManager:
         if interpreter is None:
             interpreter = _interpreter_from_uv(recipe, directory, report)
         plan = _plan(recipe, directory, interpreter, os.environ)
-        slot = plan.slot
-        if slot.complete():
-            return _environment(slot, hit=True)
-        if kind := network_file_system(cache_dir()):
-            report(
-                f"warning: the cache {cache_dir()} is on a network file system ({kind}), where locks may not hold "
-                "between hosts; set MLPROJ_CACHE_DIR to a local directory"
-            )
-
-        def waiting() -> None:
-            report(f"waiting for environment {slot.key[:12]}: another process is building it")
-
-        with slot.building(waiting) as lock:
-            if slot.complete():
-                return _environment(slot, hit=True)
-            try:
-                slot.remove()
-                slot.touch()
-                _build(plan, lock, report)
-            except BaseException:
-                if not slot.complete():  # else somebody may be using it by now
-                    with contextlib.suppress(OSError):
-                        slot.remove()
-                raise
-            return _environment(slot, hit=False)
+        built = plan.slot.fill(lambda lock: _build(plan, lock, report), report)
+        return _environment(plan.slot, hit=not built)
 
 
 def _plan(recipe: Recipe, directory: Path, interpreter: Interpreter, environ: Mapping[str, str]) -> _Plan:
