@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import Context, copy_context
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -34,10 +35,10 @@ _MILESTONES = (("Resolved", 25.0), ("Downloading", 35.0), ("Prepared", 65.0), ("
 
 
 class Gallery:
-    """What a task shows in Prefect's UI, sent by one thread of the process while the tasks go on.
+    """What a task shows in Prefect's UI, sent by one thread of the process while the runs go on.
 
     Prefect's server may take seconds to store an artifact, above all with sqlite, and a run is not to wait for that.
-    What was to be shown is sent before the process ends, unless it is killed.
+    Its task does, at the end (`finish`): Prefect itself sends nothing any more once the process is about to end.
 
     Args:
         name: what the task is called, such as `wine_quality/train`.
@@ -51,6 +52,7 @@ class Gallery:
         self._progress_id: UUID | None = None
         self._shown = 0.0
         self._percent = 0.0
+        self._sent: list[threading.Event] = []
 
     def show_link(self, run: SubmittedRun) -> None:
         """Show a link to the run in MLflow, with the run's handle, which `handle_in` finds again."""
@@ -99,6 +101,11 @@ class Gallery:
             self._percent = 100.0
             self._update(line)
 
+    def finish(self) -> None:
+        """Wait until all is sent."""
+        for sent in self._sent:
+            sent.wait()
+
     def _create(self, what: str, artifact: Artifact, words: str) -> None:
         request = ArtifactCreate(
             type=artifact.type,
@@ -126,16 +133,43 @@ class Gallery:
         self._send(work, "the progress")
 
     def _send(self, work: Callable[[], None], words: str) -> None:
+        sent = threading.Event()
+
         def careful() -> None:
             try:
                 work()
             except Exception as error:
                 self._say(f"warning: {words} could not be shown: {error}")
+            finally:
+                sent.set()
 
-        _sender.submit(copy_context().run, careful)
+        self._sent.append(sent)
+        _sender.put(careful)
 
 
-_sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlproj-artifacts")
+class _Sender:
+    """A thread that sends one artifact after the other; it does not keep the process from ending."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._queue: SimpleQueue[tuple[Context, Callable[[], None]]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Have this called by the thread, in a copy of the context here."""
+        self._queue.put((copy_context(), work))
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():  # the first time, and after a fork
+                self._thread = threading.Thread(target=self._send, name="mlproj-artifacts", daemon=True)
+                self._thread.start()
+
+    def _send(self) -> None:
+        while True:
+            context, work = self._queue.get()
+            context.run(work)
+
+
+_sender = _Sender()
 _clients: dict[str | None, SyncPrefectClient] = {}
 
 

@@ -189,6 +189,11 @@ class Step(ABC):
 
     def conclude(self, run: SubmittedRun) -> State[Any]:
         """The task's state, for a run that is over."""
+        state = self._conclusion(run)
+        self.gallery.finish()
+        return state
+
+    def _conclusion(self, run: SubmittedRun) -> State[Any]:
         if run.get_status() is not RunStatus.FINISHED:
             return ended(run, self.task, self.task_run)
         result = ProjectResult.of(run)

@@ -344,6 +344,7 @@ def _begin(step: Submission) -> State[Any]:
             if step.comes_too_late:
                 return step.not_begun()
             run = step.obtain()
+            step.gallery.finish()
             return completed(ProjectRun.of(run, step.credentials), f"submitted: run {run.run_id}")
     except MlprojError as error:
         return refused(error)

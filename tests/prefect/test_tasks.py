@@ -380,6 +380,26 @@ if __name__ == "__main__":
         assert "RUNS 4" in script.log
         assert len(steps.pids("pooled")) == 4
 
+    def test_a_sweep_has_shown_all_its_runs_when_its_process_ends(self, prefect, steps):
+        text = (
+            head(steps)
+            + """
+@flow(name="wide")
+def main():
+    run_project.map(
+        PROJECT, env_manager="local", parameters=[step("wide")["parameters"] for _ in range(60)]
+    ).wait()
+
+if __name__ == "__main__":
+    main()
+"""
+        )
+        script = prefect.start_script("wide", text)
+        assert script.wait(90) == 0, script.log
+        shown = [each["task_run_id"] for each in prefect.artifacts(script.flow_run_id) if each["key"].endswith("-run")]
+        assert len(shown) == len(set(shown)) == 60
+        assert not [words for words in ("Traceback", "Error emitting event", "shutdown") if words in script.log]
+
     def test_a_flow_within_a_flow_is_cancelled_with_it(self, prefect, steps):
         text = (
             head(steps)
