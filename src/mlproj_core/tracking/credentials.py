@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from mlproj_core.errors import UserError
 from mlproj_core.tracking.uris import Userinfo
+from mlproj_core.web.authorities import authorities_of_requests, trusting
+from mlproj_core.web.logins import basic, home, netrc_login
 
 if TYPE_CHECKING:
     import ssl
@@ -93,7 +95,7 @@ class Credentials:
         Raises:
             UserError: the credentials file cannot be read.
         """
-        if (found := _from_netrc(host, environ)) is not None:
+        if (found := netrc_login(host, environ)) is not None:
             return _basic(*found, ".netrc")
         if userinfo is not None:
             return _basic(*userinfo, "the tracking URI")
@@ -116,9 +118,7 @@ class Credentials:
 
 
 def _basic(user: str, password: str, source: str) -> Credentials:
-    import base64
-
-    encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
+    encoded = basic(user, password)
     return Credentials(
         f"the user {user!r} (from {source})",
         f"Basic {encoded}",
@@ -126,34 +126,8 @@ def _basic(user: str, password: str, source: str) -> Credentials:
     )
 
 
-def _home(environ: Mapping[str, str]) -> Path:
-    home = environ.get("HOME")
-    return Path(home) if home else Path.home()
-
-
-def _from_netrc(host: str, environ: Mapping[str, str]) -> Userinfo | None:
-    if named := environ.get("NETRC"):
-        places = [Path(named).expanduser()]
-    else:
-        places = [_home(environ) / ".netrc", _home(environ) / "_netrc"]
-    for place in places:
-        if place.exists():
-            from netrc import NetrcParseError, netrc
-
-            try:
-                entry = netrc(str(place)).authenticators(host)
-            except (NetrcParseError, OSError):
-                # requests leaves out a file it cannot read, since it may be meant for other programs.
-                return None
-            if entry is None:
-                return None
-            login, account, password = entry
-            return login or account or "", password or ""
-    return None
-
-
 def _from_file(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
-    path = _home(environ) / ".mlflow" / "credentials"
+    path = home(environ) / ".mlflow" / "credentials"
     if not path.exists():
         return None, None
     import configparser
@@ -205,9 +179,7 @@ class TlsSettings:
                 "of them can hold: unset one."
             )
         if authorities is None and not insecure:
-            for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-                if authorities := environ.get(variable):
-                    break
+            variable, authorities = authorities_of_requests(environ)
         certificate = environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
         for name, path in ((variable, authorities), ("MLFLOW_TRACKING_CLIENT_CERT_PATH", certificate)):
             if path and not Path(path).exists():
@@ -222,19 +194,7 @@ class TlsSettings:
         """
         import ssl
 
-        try:
-            is_directory = self.authorities is not None and Path(self.authorities).is_dir()
-            context = ssl.create_default_context(
-                cafile=None if is_directory else self.authorities,
-                capath=self.authorities if is_directory else None,
-            )
-        except (ssl.SSLError, OSError) as error:
-            raise UserError(
-                f"The certificate authorities in {self.authorities} cannot be read: {error}. "
-                "Expected certificates in PEM form."
-            ) from None
-        if self.authorities is None and self.verify:
-            _trust_certifi_where_the_system_has_nothing(context)
+        context = trusting(self.authorities, fall_back=self.verify)
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -252,17 +212,3 @@ class TlsSettings:
 def _no_password() -> str:
     # Without this OpenSSL would ask at the terminal, and a pipeline would hang.
     raise ValueError("its key is encrypted")
-
-
-def _trust_certifi_where_the_system_has_nothing(context: ssl.SSLContext) -> None:
-    import ssl
-
-    paths = ssl.get_default_verify_paths()
-    # Both are None where there is no such file or directory, though typeshed does not say so.
-    if any(place and Path(place).exists() for place in (paths.cafile, paths.capath)):
-        return
-    from importlib import import_module
-    from importlib.util import find_spec
-
-    if find_spec("certifi") is not None:
-        context.load_verify_locations(import_module("certifi").where())

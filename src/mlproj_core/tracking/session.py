@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
-from mlproj_core.errors import TrackingError, TrackingRefused, UserError
+from mlproj_core.errors import TrackingError, TrackingRefused
 from mlproj_core.tracking.credentials import Credentials, TlsSettings, flag, header_text, integer
-from mlproj_core.tracking.proxies import proxy_for
 from mlproj_core.tracking.uris import without_credentials
-from mlproj_core.tracking.wire import Connection, Response, host_header
+from mlproj_core.web.connection import Response
+from mlproj_core.web.proxies import connection_to
 
 __all__ = ["ServerRefusal", "Session"]
 
@@ -87,25 +87,11 @@ class Session:
 
     def _aim(self, base: str) -> None:
         """Point at a server: at first, and again when it redirects to another address of itself."""
-        parts = urlsplit(base)
-        tls = parts.scheme == "https"
-        host = parts.hostname or ""
-        host = host if host.isascii() else host.encode("idna").decode()
-        port = parts.port or (443 if tls else 80)
-        proxy = proxy_for(parts.scheme, host, port)
-        if proxy is not None and proxy.tls and tls:
-            raise UserError(
-                "HTTPS_PROXY names a proxy that is itself spoken to by TLS (https://), which is not supported "
-                f"for a server of https. Name it by http://, or add {host} to NO_PROXY."
-            )
         self._base = base.rstrip("/")
-        self._prefix = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
-        self._host = host_header(host, port, tls)
-        self._connection = Connection(
-            host,
-            port,
-            tls=self._tls.context if tls else None,
-            proxy=proxy,
+        self._prefix = quote(urlsplit(base).path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+        self._connection, self._host = connection_to(
+            base,
+            tls=self._tls.context,
             connect_timeout=max(min(self._patience, self._timeout), 1),
             timeout=self._timeout,
         )

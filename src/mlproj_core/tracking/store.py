@@ -308,7 +308,7 @@ class MlflowStore:
             return
         import socket
 
-        from mlproj_core.tracking.proxies import proxy_for
+        from mlproj_core.web.proxies import proxy_for
 
         parts = urlsplit(self.uri)
         address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))

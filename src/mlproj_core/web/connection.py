@@ -1,4 +1,4 @@
-"""A connection to a tracking server that stays open: `http.client`, loaded when there is something to ask."""
+"""A connection to a web server that stays open: `http.client`, loaded when there is something to ask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     import ssl
-    from http.client import HTTPConnection, HTTPException, HTTPMessage
+    from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse
 
 __all__ = ["BrokenAnswer", "Connection", "Proxy", "Response", "host_header"]
 
@@ -158,6 +158,17 @@ class Connection:
         Raises:
             OSError: no answer; the request may have been acted upon all the same.
         """
+        with self.answer(method, target, headers, body) as response:
+            return Response(response.status, response.headers, response.read())
+
+    @contextlib.contextmanager
+    def answer(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | Path | None = None
+    ) -> Iterator[HTTPResponse]:
+        """As `request`, with an answer that the caller reads as far as it wants to.
+
+        Whoever leaves a rest of it unread closes the connection.
+        """
         from http.client import HTTPException
 
         if self._http is None or self._http.sock is None:
@@ -168,7 +179,7 @@ class Connection:
         try:
             _send(self._http, method, target, headers, body)
             with self._http.getresponse() as response:
-                return Response(response.status, response.headers, response.read())
+                yield response
         except HTTPException as error:
             self.close()
             raise _broken(error) from None
