@@ -1,6 +1,8 @@
-"""Real tracking servers for the core's tests, and an environment that points at none."""
+"""Real tracking servers and certificates for the core's tests, and an environment that points at none."""
 
 import os
+import shutil
+import subprocess
 
 import pytest
 from missing import missing
@@ -57,3 +59,29 @@ def without_mlflow():
 
     if find_spec("mlflow") is not None:
         missing("mlflow is installed beside the tests: what happens without it cannot be seen here")
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """A certificate authority, a server's certificate for 127.0.0.1, and a client's."""
+    if shutil.which("openssl") is None:
+        missing("openssl is not installed")
+    directory = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
+
+    new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    openssl(*new, "-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Test CA", "-days", "2",
+            "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
+    for name, extension in (("server", "subjectAltName=IP:127.0.0.1"), ("client", "keyUsage=digitalSignature")):
+        (directory / "extensions").write_text(f"{extension}\nauthorityKeyIdentifier=keyid\n")
+        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+                "-out", f"{name}.crt", "-days", "2", "-extfile", "extensions")  # fmt: skip
+        pem = directory / f"{name}.pem"
+        pem.write_bytes((directory / f"{name}.crt").read_bytes() + (directory / f"{name}.key").read_bytes())
+    openssl("ec", "-in", "client.key", "-aes128", "-passout", "pass:secret", "-out", "locked.key")
+    locked = directory / "locked.pem"
+    locked.write_bytes((directory / "client.crt").read_bytes() + (directory / "locked.key").read_bytes())
+    return directory

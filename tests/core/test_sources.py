@@ -338,8 +338,6 @@ class TestAUri:
             ("git+--upload-pack=x", "is refused"),
             ("git@-oProxyCommand=x:y", "no such directory"),
             ("ssh://-oProxyCommand=x/y", "no host's name"),
-            ("https://example.org/project.zip", "archives are not supported yet"),
-            ("https://example.org/project.tar.gz#sub", "archives are not supported yet"),
             ("s3://bucket/project", "not supported"),
             ("dbfs:/project", "not a Git repository"),
             ("models:/m/1", "not a Git repository"),
@@ -363,10 +361,7 @@ class TestAUri:
         assert not into.exists()
 
     def test_of_a_file_is_refused(self, tmp_path, into):
-        (tmp_path / "project.zip").write_bytes(b"")
         (tmp_path / "MLproject").write_text("")
-        with pytest.raises(UserError, match="archives are not supported yet"):
-            fetch(str(tmp_path / "project.zip"), into=into)
         with pytest.raises(UserError, match=f"is a file.*directory: {tmp_path}"):
             fetch(str(tmp_path / "MLproject"), into=into)
 
@@ -413,9 +408,10 @@ def test_a_checkout_moves_with_its_root(tmp_path, into):
         fetch(str(tmp_path), into=into).moved_to(tmp_path / "x")
 
 
-def test_importing_the_sources_does_not_import_what_only_git_needs():
+def test_importing_the_sources_does_not_import_what_only_git_and_archives_need():
     program = (
-        "import sys, mlproj_core.sources; print([m for m in ('subprocess', 'filelock', 'ssl') if m in sys.modules])"
+        "import sys, mlproj_core.sources; "
+        "print([m for m in ('subprocess', 'filelock', 'ssl', 'zipfile', 'tarfile', 'http') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

@@ -3,7 +3,6 @@
 import contextlib
 import contextvars
 import json
-import shutil
 import socket
 import ssl
 import subprocess
@@ -14,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
-from missing import missing
 
 from mlproj_core.errors import TrackingError, TrackingRefused, UserError
 from mlproj_core.status import Outcome, RunStatus
@@ -587,32 +585,6 @@ def test_a_proxy_of_another_kind_is_refused(monkeypatch):
 
 
 # TLS
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory):
-    """A certificate authority, a server's certificate for 127.0.0.1, and a client's."""
-    if shutil.which("openssl") is None:
-        missing("openssl is not installed")
-    directory = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
-
-    new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    openssl(*new, "-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Test CA", "-days", "2",
-            "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
-    for name, extension in (("server", "subjectAltName=IP:127.0.0.1"), ("client", "keyUsage=digitalSignature")):
-        (directory / "extensions").write_text(f"{extension}\nauthorityKeyIdentifier=keyid\n")
-        openssl(*new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-                "-out", f"{name}.crt", "-days", "2", "-extfile", "extensions")  # fmt: skip
-        pem = directory / f"{name}.pem"
-        pem.write_bytes((directory / f"{name}.crt").read_bytes() + (directory / f"{name}.key").read_bytes())
-    openssl("ec", "-in", "client.key", "-aes128", "-passout", "pass:secret", "-out", "locked.key")
-    locked = directory / "locked.pem"
-    locked.write_bytes((directory / "client.crt").read_bytes() + (directory / "locked.key").read_bytes())
-    return directory
 
 
 def tls_of(certificates, *, asks_for_client=False):

@@ -1,4 +1,4 @@
-"""Where a project comes from: a local directory or Git, made a directory at a known commit.
+"""Where a project comes from: a local directory, an archive, or Git, made a directory at a known commit.
 
 `fetch` is the only way in and `Checkout` the only thing that comes out. Mirrors of remote repositories are kept in
 the cache directory; they save time and traffic, and nothing rests on them.

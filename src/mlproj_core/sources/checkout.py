@@ -23,6 +23,7 @@ class Checkout:
         version: the version asked for: a branch, a tag or a commit; None when none was.
         owned: root of a checkout that now belongs to the caller, who may rename it within its file system and must
             delete it; None for a local directory that is run in place.
+        digest: SHA-256 of the archive that the files came in, in hexadecimal; None when they came in none.
     """
 
     directory: Path
@@ -33,6 +34,7 @@ class Checkout:
     repo_url: str | None = None
     version: str | None = None
     owned: Path | None = None
+    digest: str | None = None
 
     def moved_to(self, root: Path) -> Checkout:
         """This checkout after the caller renamed `owned` to `root`.

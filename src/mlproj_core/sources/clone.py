@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
 
 from mlproj_core.errors import SourceError, UserError
 from mlproj_core.sources.checkout import Checkout
@@ -26,6 +24,7 @@ from mlproj_core.sources.revision import (
     several_commits,
 )
 from mlproj_core.sources.skeleton import SHA1_DIGITS, write_repository
+from mlproj_core.sources.work_area import work_area
 from mlproj_core.sources.worktree import Repository
 from mlproj_core.status import Reason, ReasonCode
 
@@ -67,7 +66,7 @@ def check_out(
     version = checked_version(version) if version is not None else None
     origin = _origin(location, repository, token, report)
     try:
-        with _work_area(into) as (root, scratch):
+        with work_area(into) as (root, scratch):
             origin = replace(origin, remote=replace(origin.remote, scratch=scratch))
             revision = _resolve(origin, version, scratch, report)
             revision = _populate(root, origin, revision, report)
@@ -89,21 +88,6 @@ def check_out(
         version=version,
         owned=root,
     )
-
-
-@contextmanager
-def _work_area(into: Path) -> Iterator[tuple[Path, Path]]:
-    """A directory to check out into, removed after an error only, and one for notes, removed in any case."""
-    into.mkdir(parents=True, exist_ok=True)
-    scratch = Path(mkdtemp(prefix="fetch-", dir=into))
-    root = Path(mkdtemp(prefix="checkout-", dir=into))
-    try:
-        yield root, scratch
-    except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _origin(

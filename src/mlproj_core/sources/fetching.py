@@ -29,22 +29,24 @@ def fetch(
 ) -> Checkout:
     """Get the project that a URI names, at the version asked for.
 
-    A local directory without a version runs in place, as in MLflow. Everything else is a Git repository, whose
-    commit is checked out into a new directory below `into`; after an error nothing of it is left there.
+    A local directory without a version runs in place, as in MLflow. An archive is unpacked into a new directory below
+    `into`. Everything else is a Git repository, whose commit is checked out into such a directory. After an error
+    nothing of it is left there.
 
     Args:
-        uri: a local directory, a `file://` URI or a Git repository, each with an optional `#subdirectory`.
+        uri: a local directory, a `file://` URI, an archive or a Git repository, each with an optional
+            `#subdirectory`.
         version: a branch, a tag or a commit (full, or its first 4 or more digits); None for the repository's
-            HEAD, or for a local directory as it is.
+            HEAD, for an archive, or for a local directory as it is.
         into: directory for checkouts; it is made when needed.
         token: password or access token for an http(s) repository; before one in the URI, and before the variable
-            MLPROJ_GIT_TOKEN.
+            MLPROJ_GIT_TOKEN. It is not sent to the server of an archive.
         report: called with one line of text for each step that takes time.
 
     Raises:
         UserError: the URI, the version or the subdirectory cannot be meant.
-        SourceError: there is no such repository, version or subdirectory, or it cannot be reached; its
-            `reason.retryable` says whether a later try can help.
+        SourceError: there is no such repository, archive, version or subdirectory, or it cannot be reached or read;
+            its `reason.retryable` says whether a later try can help.
     """
     location = Location.parse(uri)
     if location.revision is not None:
@@ -52,6 +54,10 @@ def fetch(
             raise UserError(f"{location.uri} names the version {location.revision}, but {version} was asked for.")
         version = location.revision
     repository = Repository.containing(location.path) if location.path is not None else None
+    if location.is_archive:
+        from mlproj_core.sources.archive import unpack
+
+        return unpack(location, repository, version, into=into.absolute(), report=report)
     if (
         location.path is not None
         and version is None

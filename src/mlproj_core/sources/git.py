@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlproj_core.errors import SourceError
-from mlproj_core.sources.location import Credentials
+from mlproj_core.sources.location import Credentials, usual_user
 from mlproj_core.status import Reason, ReasonCode
 
 __all__ = ["Answer", "Remote", "end_abandoned", "failed", "git"]
@@ -198,7 +198,7 @@ class Remote:
         return {
             "GIT_ASKPASS": str(script),
             "MLPROJ_ASKPASS_HOST": host,
-            "MLPROJ_ASKPASS_USERNAME": self.credentials.username or _usual_user(host),
+            "MLPROJ_ASKPASS_USERNAME": self.credentials.username or usual_user(host),
             "MLPROJ_ASKPASS_PASSWORD": password,
         }
 
@@ -209,13 +209,6 @@ class Remote:
         if git(["config", "--get", "core.sshCommand"], cwd=cwd).returncode == 0:
             return {}
         return {"GIT_SSH_COMMAND": "ssh -oBatchMode=yes"}
-
-
-def _usual_user(host: str) -> str:
-    """The user's name that goes with a bare token; most hosts take any, some want their own."""
-    if "bitbucket" in host:
-        return "x-token-auth"
-    return "oauth2" if "gitlab" in host else "x-access-token"
 
 
 _REMEDIES: tuple[tuple[str, bool, str], ...] = (

@@ -1,7 +1,8 @@
 """A project's URI taken apart: what kind of place it names, and what of it is secret.
 
-The rules are MLflow's (`mlflow.projects.utils`): a URI that names an existing directory is local, everything else is
-Git; the first `#` starts a subdirectory. pip's forms `git+…` and `#subdirectory=…` are read as well.
+The rules are MLflow's (`mlflow.projects.utils`): a URI that ends in `.zip` is an archive, one that names an existing
+directory is local, everything else is Git; the first `#` starts a subdirectory. Tar archives, and pip's forms `git+…`,
+`#subdirectory=…` and `#sha256=…`, are read as well.
 """
 
 from __future__ import annotations
@@ -13,17 +14,23 @@ from pathlib import Path
 
 from mlproj_core.errors import UserError
 
-__all__ = ["Credentials", "Location", "bare_url", "login", "redact"]
+__all__ = ["Credentials", "Location", "bare_url", "login", "redact", "usual_user"]
 
 _SUPPORTED = (
-    "A project's URI is a local directory, file://…, or a Git repository: https://…, http://…, ssh://…, git://…, "
-    "git@host:path, a bare repository's path, or one of these with git+ before it; each may end in #subdirectory."
+    "A project's URI is a local directory, file://…, an archive (.zip, .tar.gz, .tar.bz2, .tar.xz or .tar, as a path, "
+    "file://…, https://… or http://…), or a Git repository: https://…, http://…, ssh://…, git://…, git@host:path, a "
+    "bare repository's path, or one of these with git+ before it; each may end in #subdirectory."
 )
-_ARCHIVE = re.compile(r".+\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
+_ARCHIVE = re.compile(r".+\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz|lzma|zst))$", re.IGNORECASE)
+_OTHER_ARCHIVE = re.compile(r".+\.(whl|egg|conda|rar|7z|tar\.(Z|lz|lz4|lzo|br)|jar)$", re.IGNORECASE)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)
 _SCP = re.compile(r"(?:(?P<user>[^@/:\s]+)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^@/:\s\[\]-][^@/:\s\[\]]*):(?P<path>.+)")
 _TOKEN = re.compile(r"(gh[a-z]_|github_pat_|glpat-|gl[a-z]+-)")
 """How the tokens of the widespread hosts begin: one that stands in a user's place is a secret all the same."""
+_SECRET_PARAMETER = re.compile(
+    r"(?<=[?&])([^=&#]*(?:sig|token|secret|passw|key|credential|auth)[^=&#]*=)[^&#]+", re.IGNORECASE
+)
+"""A parameter in a URL's query that lets whoever knows it in, as in the signed addresses of object stores."""
 _NO_HOSTS = frozenset({"dbfs", "runs", "models", "mlflow-artifacts"})
 """Prefixes of MLflow's artifact URIs, which would else read as the host of `host:path`."""
 
@@ -47,23 +54,27 @@ class Location:
 
     Attributes:
         uri: the URI as given, without credentials.
-        url: what git is to be given: a URL without credentials, or an absolute path.
-        path: the local directory it names, absolute; None for a remote repository.
+        url: what git is to be given: a URL without credentials, or an absolute path. Of an archive, its address.
+        path: the local directory or archive it names, absolute; None for what is remote.
         forced_git: whether `git+` asks for Git where a local directory would run in place.
         subdirectory: path below the root, without `.` and `..`; empty for the root itself.
         revision: the version written as `@revision` in pip's form; None without one.
         credentials: the login written in the URL.
         has_fragment: whether the URI as given has a `#`.
+        is_archive: whether it names an archive.
+        sha256: the digest that the archive must have, in lower case; None for any.
     """
 
     uri: str
-    url: str
+    url: str = field(repr=False)
     path: Path | None = None
     forced_git: bool = False
     subdirectory: str = ""
     revision: str | None = None
     credentials: Credentials = Credentials()
     has_fragment: bool = False
+    is_archive: bool = False
+    sha256: str | None = None
 
     @classmethod
     def parse(cls, uri: str) -> Location:
@@ -82,7 +93,11 @@ class Location:
             if path.is_dir():
                 subdirectory = _subdirectory(fragment, shown)
                 return replace(location, url=str(path), path=path, subdirectory=subdirectory)
-            raise UserError(_refusal(text, path, shown))
+            if path.is_file() and _ARCHIVE.match(path.name):
+                return _archive_location(replace(location, url=str(path), path=path), fragment)
+            raise UserError(_refusal(path, shown))
+        if (archive := _remote_archive(location, text, fragment)) is not None:
+            return archive
         return _git_location(location, text, fragment)
 
 
@@ -120,7 +135,16 @@ def redact(uri: str) -> str:
         return f"{quote}{scheme}://{host}"
     if at and "ssh" in scheme.lower() and not _TOKEN.match(user):
         host = f"{user.partition(':')[0]}@{host}"
+    if "?" in rest:
+        rest = _SECRET_PARAMETER.sub(r"\1***", rest)
     return f"{quote}{scheme}://{host}{rest}"
+
+
+def usual_user(host: str) -> str:
+    """The user's name that goes with a bare token; most hosts take any, some want their own."""
+    if "bitbucket" in host:
+        return "x-token-auth"
+    return "oauth2" if "gitlab" in host else "x-access-token"
 
 
 def bare_url(url: str) -> str:
@@ -156,12 +180,64 @@ def _local_path(text: str, shown: str) -> Path | None:
         return None
 
 
-def _refusal(text: str, path: Path, shown: str) -> str:
+def _refusal(path: Path, shown: str) -> str:
+    is_archive = _ARCHIVE.match(path.name)
     if not path.exists():
-        return f"{shown}: there is no directory {path}."
-    if _ARCHIVE.match(text):
-        return f"{shown}: projects in archives are not supported yet. {_SUPPORTED}"
-    return f"{shown} is a file. Give the project's directory: {path.parent}"
+        return f"{shown}: there is no {'archive' if is_archive else 'directory'} {path}."
+    if _OTHER_ARCHIVE.match(path.name):
+        return _other_archive(path.name, shown)
+    return f"{shown} is {'no' if is_archive else 'a'} file. Give the project's directory: {path.parent}"
+
+
+def _other_archive(name: str, shown: str) -> str:
+    if name.lower().endswith((".whl", ".egg", ".conda")):
+        return (
+            f"{shown} is a built package, which does not hold the project's own files. Give its source distribution "
+            "(.tar.gz), its repository, or a directory."
+        )
+    return f"{shown}: archives of this kind are not supported. Make it a .tar.gz or a .zip. {_SUPPORTED}"
+
+
+def _remote_archive(location: Location, text: str, fragment: str) -> Location | None:
+    """The location of an archive on a web server; None when the text names none."""
+    url = _URL.match(text)
+    if url is None or url["scheme"].lower() not in ("http", "https"):
+        return None
+    place = url["rest"].partition("?")[0]
+    if _OTHER_ARCHIVE.match(place):
+        raise UserError(_other_archive(place, location.uri))
+    # MLflow looks at the end of the URL, also where that is the query's.
+    if not _ARCHIVE.match(place) and not _ARCHIVE.match(url["rest"]):
+        return None
+    address, credentials = _without_credentials(url, location.uri)
+    return _archive_location(replace(location, url=address, credentials=credentials), fragment)
+
+
+def _archive_location(location: Location, fragment: str) -> Location:
+    """The location of an archive, with what its fragment says: a subdirectory, or pip's `name=value&…`."""
+    settings = _settings(fragment)
+    for name in settings:
+        if name not in ("subdirectory", "egg", "sha256"):
+            raise UserError(
+                f"{location.uri}: {name}= is not supported behind the # of an archive. Known are subdirectory= and "
+                "sha256=, with & between them."
+            )
+    digest = settings.get("sha256")
+    if digest is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise UserError(f"{location.uri}: sha256= wants the 64 hexadecimal digits that sha256sum prints.")
+    return replace(
+        location,
+        is_archive=True,
+        subdirectory=_subdirectory(settings.get("subdirectory", "") if settings else fragment, location.uri),
+        sha256=digest.lower() if digest is not None else None,
+    )
+
+
+def _settings(fragment: str) -> dict[str, str]:
+    """What a fragment in pip's form says; empty when it is a subdirectory in MLflow's."""
+    if not re.match(r"(subdirectory|egg|sha\d+|md5)=", fragment):
+        return {}
+    return dict(part.partition("=")[::2] for part in fragment.split("&"))
 
 
 def _git_location(location: Location, text: str, fragment: str) -> Location:
@@ -172,10 +248,10 @@ def _git_location(location: Location, text: str, fragment: str) -> Location:
         raise UserError(
             f"{shown}: a transport that runs a program, or a name that starts with a dash, is refused. {_SUPPORTED}"
         )
-    if fragment.startswith(("subdirectory=", "egg=")):
-        settings = dict(part.partition("=")[::2] for part in fragment.split("&"))
-        fragment = settings.get("subdirectory", "")
-    subdirectory = _subdirectory(fragment, shown)
+    settings = _settings(fragment)
+    if settings.keys() - {"subdirectory", "egg"}:
+        raise UserError(f"{shown}: a digest is for archives. In a Git repository, a commit given as version is one.")
+    subdirectory = _subdirectory(settings.get("subdirectory", "") if settings else fragment, shown)
     revision = None
     if forced and (at := re.search(r"(?<=[^/:@])@([^@:]+)$", _path_part(text))):
         revision, text = at[1], text[: -len(at[0])]
@@ -190,12 +266,12 @@ def _git_location(location: Location, text: str, fragment: str) -> Location:
         scp = _SCP.fullmatch(text)
         if scp is None or scp["host"].lower() in _NO_HOSTS:
             hint = f" Did you mean https://{text}?" if re.match(r"[\w-]+(\.[\w-]+)+/", text) else ""
-            raise UserError(f"{shown}: no such directory, and not a Git repository's URL.{hint} {_SUPPORTED}")
+            raise UserError(
+                f"{shown}: no such directory or archive, and not a Git repository's URL.{hint} {_SUPPORTED}"
+            )
         return replace(location, url=text)
     if url["scheme"].lower() not in ("https", "http", "ssh", "git", "git+ssh", "ssh+git"):
         raise UserError(f"{shown}: {url['scheme']}:// is not supported. {_SUPPORTED}")
-    if _ARCHIVE.match(url["rest"].partition("?")[0]):
-        raise UserError(f"{shown}: projects in archives are not supported yet. {_SUPPORTED}")
     url_text, credentials = _without_credentials(url, shown)
     return replace(location, url=url_text, credentials=credentials)
 
