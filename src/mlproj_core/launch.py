@@ -77,6 +77,7 @@ class Launch:
             "uri": str(checkout.directory) if checkout.owned is None else checkout.uri,
             "version": checkout.version,
             "commit": checkout.commit,
+            **({"digest": checkout.digest} if checkout.digest is not None else {}),
             "project": self.project_name,
             "entry_point": self.entry_point,
             "command": self.command,

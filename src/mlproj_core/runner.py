@@ -24,6 +24,9 @@ __all__ = ["run", "submit", "submit_request"]
 
 DETACH = "detach"
 
+DIGEST_TAG = "mlproj.source.sha256"
+"""The tag with the digest of the archive that a project came in."""
+
 
 def run(
     uri: str | os.PathLike[str],
@@ -59,7 +62,7 @@ def run(
     the run.
 
     Args:
-        uri: the project: a local directory, or a Git URI, each with `#subdirectory` if need be.
+        uri: the project: a local directory, an archive or a Git URI, each with `#subdirectory` if need be.
         entry_point: name of an entry point, or a `.py`, `.sh` or `.R` file of the project.
         version: for a Git project a branch, tag or commit.
         parameters: values by parameter name; names that the entry point does not declare become `--name value`.
@@ -231,6 +234,8 @@ def _launch(
         env_manager=manager,
         parent_run_id=parent,
     )
+    if checkout.digest is not None:
+        system[DIGEST_TAG] = checkout.digest
     variables = {str(name): str(value) for name, value in (request.env_vars or {}).items()}
     if wanted_manager:  # so that a project which starts further projects starts them in the same way
         variables.setdefault("MLPROJ_ENV_MANAGER", wanted_manager)

@@ -168,7 +168,7 @@ class MLProject(JobBlock):  # type: ignore[type-arg] # `JobBlock[...]` would be 
     Triggered elsewhere a run is detached: it outlives the process.
 
     Attributes:
-        uri: the project: a local directory, or a Git URI, each with `#subdirectory` if need be.
+        uri: the project: a local directory, an archive or a Git URI, each with `#subdirectory` if need be.
         entry_point: name of an entry point, or a `.py`, `.sh` or `.R` file of the project.
         version: for a Git project a branch, tag or commit.
         parameters: values by parameter name.

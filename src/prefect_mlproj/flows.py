@@ -113,7 +113,7 @@ def project_flow(
     To be served or deployed, the flow must be assigned to a variable at the top level of its module.
 
     Args:
-        uri: the project: a local directory, or a Git URI, each with `#subdirectory` if need be.
+        uri: the project: a local directory, an archive or a Git URI, each with `#subdirectory` if need be.
         entry_point: name of an entry point, or a `.py`, `.sh` or `.R` file of the project.
         version: for a Git project a branch, tag or commit.
         name: the flow's name; by default `<project>-<entry point>`.

@@ -180,7 +180,7 @@ def _run_project(
     """Run an entry point of an MLflow project as a task, whose state mirrors the run.
 
     Args:
-        uri: the project: a local directory, or a Git URI, each with `#subdirectory` if need be.
+        uri: the project: a local directory, an archive or a Git URI, each with `#subdirectory` if need be.
         entry_point: name of an entry point, or a `.py`, `.sh` or `.R` file of the project.
         version: for a Git project a branch, tag or commit.
         parameters: values by parameter name; names that the entry point does not declare become `--name value`.

@@ -1,5 +1,6 @@
 """`run`, `submit` and `attach` with a real tracking server: what the arguments mean, and how an end is delivered."""
 
+import hashlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import threading
 import urllib.request
 
 import pytest
+from archive_world import FileServer, packed
 from protocol_suite import until
 from relay import Relay
 
@@ -76,6 +78,21 @@ class TestWhatIsRecorded:
         result = run.result()
         assert result.tracking_url == f"{mlflow_server}/#/experiments/{info['experiment_id']}/runs/{run.run_id}"
         assert "some output" in stored_output(mlflow_server, run)
+
+    def test_a_project_in_an_archive_is_recorded_with_the_archives_digest_and_no_secret(self, tracked, mlflow_server):
+        content = packed(".zip", MLproject="entry_points:\n  main:\n    command: cat data\n", data="packed\n")
+        with FileServer({"p.zip": content}, login=("user", "s3same")) as files:
+            uri = files.url("p.zip?token=0pen", login="user:s3same@")
+            run = mlproj_core.submit(uri, env_manager="local", key=tracked.key)
+            assert run.wait()
+        _, tags, _ = on_server(mlflow_server, run.run_id)
+        assert tags["mlproj.source.sha256"] == hashlib.sha256(content).hexdigest()
+        assert tags["mlflow.source.name"] == files.url("p.zip?token=***")
+        assert "packed" in stored_output(mlflow_server, run)
+        kept = [path.read_bytes() for path in tracked.state.rglob("*") if path.is_file()]
+        shown = b"".join(kept) + repr((tags, run.handle.to_json())).encode()
+        assert b"s3same" not in shown
+        assert b"0pen" not in shown
 
     def test_the_project_finds_its_run_and_the_server_by_its_environment(self, tracked, mlflow_server):
         tracked.project_runs('echo "<$MLFLOW_RUN_ID $MLFLOW_TRACKING_URI $MLFLOW_EXPERIMENT_ID>"')

@@ -121,9 +121,9 @@ def _asks_for_a_run(command: Command) -> Command:
 def run(context: click.Context, /, as_json: bool, **given: Any) -> int:
     """Run the project at URI, and see it through to its end.
 
-    URI is a local directory or a Git repository, each with #subdirectory if need be. The options of `mlflow run` mean
-    what they mean there. What the project prints goes to standard output, all else to standard error. Ctrl-C and TERM
-    cancel the run; a second time, they leave it to end by itself.
+    URI is a local directory, an archive (.zip, .tar.gz …; a path or a URL) or a Git repository, each with #subdirectory
+    if need be. The options of `mlflow run` mean what they mean there. What the project prints goes to standard output,
+    all else to standard error. Ctrl-C and TERM cancel the run; a second time, they leave it to end by itself.
     """
     from mlproj_core.cli.conclusion import conclude, run_document, sight
     from mlproj_core.cli.follow import see_through
