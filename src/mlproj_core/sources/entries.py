@@ -197,7 +197,8 @@ def _tar_entries(file: IO[bytes], size: int, shown: str, limits: Limits) -> Iter
     )
     with _parsing():
         tar = tarfile.open(fileobj=bounded, mode="r:")  # type: ignore[call-overload] # noqa: SIM115 -- it holds no file
-    while True:
+    # Asked for the next of none, the tarfile of Python 3.10 looks before the file's beginning.
+    while tar.members:
         with _parsing():
             member = tar.next()
         if member is None:
