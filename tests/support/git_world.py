@@ -104,10 +104,15 @@ class GitServer:
     logins: list[str] = field(default_factory=list)
     sent: int = 0
 
+    @property
+    def handler(self):
+        """What answers a request."""
+        return GitHandler
+
     def __enter__(self):
         world = self
 
-        class Handler(_Handler):
+        class Handler(self.handler):
             server_world = world
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -137,7 +142,7 @@ class GitServer:
         self.sent = 0
 
 
-class _Handler(BaseHTTPRequestHandler):
+class GitHandler(BaseHTTPRequestHandler):
     server_world: GitServer
 
     def log_message(self, *arguments):
@@ -153,27 +158,39 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(b"")
 
     def do_POST(self):
+        self._answer(self.body())
+
+    def body(self):
+        """What was sent."""
         if self.headers.get("Transfer-Encoding") == "chunked":
             body = b""
             while size := int(self.rfile.readline(), 16):
                 body += self.rfile.read(size)
                 self.rfile.readline()
             self.rfile.readline()
-        else:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-        self._answer(body)
+            return body
+        return self.rfile.read(int(self.headers["Content-Length"]))
 
-    def _answer(self, body):
+    def turned_away(self):
+        """Whether the request was answered already: by a failure, a redirect, or a question for the login."""
         world = self.server_world
         given = self.headers.get("Authorization", "")
         if given:
             world.logins.append(base64.b64decode(given.partition(" ")[2]).decode())
         if world.status is not None:
-            return self._plain(world.status)
-        if world.redirect is not None:
-            return self._plain(302, Location=f"http://{world.redirect}{self.path}")
-        if world.login is not None and (not given or world.logins[-1] != ":".join(world.login)):
-            return self._plain(401, **{"WWW-Authenticate": 'Basic realm="git"'})
+            self.plain(world.status)
+        elif world.redirect is not None:
+            self.plain(302, Location=f"http://{world.redirect}{self.path}")
+        elif world.login is not None and (not given or world.logins[-1] != ":".join(world.login)):
+            self.plain(401, **{"WWW-Authenticate": 'Basic realm="git"'})
+        else:
+            return False
+        return True
+
+    def _answer(self, body):
+        world = self.server_world
+        if self.turned_away():
+            return
         path, _, query = self.path.partition("?")
         raw = body
         if self.headers.get("Content-Encoding") == "gzip":
@@ -213,9 +230,9 @@ class _Handler(BaseHTTPRequestHandler):
             world.resume.wait(30)
             content = content[half:]
         self.wfile.write(content)
-        return None
+        return
 
-    def _plain(self, status, **headers):
+    def plain(self, status, **headers):
         self.server_world.requests.append(f"{self.command} {self.path} {status}")
         self.send_response(status)
         for name, value in headers.items():

@@ -11,6 +11,7 @@ from mlproj_core.errors import SourceError, UserError
 from mlproj_core.sources.checkout import Checkout
 from mlproj_core.sources.fetching import project_directory, source_name
 from mlproj_core.sources.git import Remote, failed, git
+from mlproj_core.sources.lfs import AS_POINTERS, fetch_lfs
 from mlproj_core.sources.location import Location, bare_url, login, redact
 from mlproj_core.sources.mirror import Mirror
 from mlproj_core.sources.revision import (
@@ -70,8 +71,11 @@ def check_out(
             origin = replace(origin, remote=replace(origin.remote, scratch=scratch))
             revision = _resolve(origin, version, scratch, report)
             revision = _populate(root, origin, revision, report)
-            if (root / ".gitmodules").is_file():
-                _submodules(root, origin.remote, report)
+            work_trees = [root, *_submodules(root, origin.remote, report)]
+            storage = Mirror.of(origin.remote.url, len(revision.commit)).directory / "lfs"
+            nearby = origin.repository.common_dir / "objects" if origin.repository is not None else None
+            for work_tree in work_trees:
+                fetch_lfs(work_tree, origin.remote, storage=storage, nearby=nearby, report=report)
             inside = (origin.inside / location.subdirectory).as_posix()
             directory = project_directory(root, replace(location, subdirectory="" if inside == "." else inside))
     except OSError as error:
@@ -194,14 +198,21 @@ def _write_tree(root: Path, mirror: Mirror, origin: _Origin, revision: Revision)
         remote=origin.url,
         tracked=revision.branch,
     )
-    answer = git(["read-tree", "--reset", "-u", "HEAD"], cwd=root)
+    answer = git(["read-tree", "--reset", "-u", "HEAD"], cwd=root, configuration=AS_POINTERS)
     if answer.returncode == 0:
         return None
     return failed(answer, f"Checking out commit {revision.commit} of {origin.remote.uri}")
 
 
-def _submodules(root: Path, remote: Remote, report: Callable[[str], None]) -> None:
+def _submodules(root: Path, remote: Remote, report: Callable[[str], None]) -> list[Path]:
+    """Check the submodules out, if there are any, and theirs; their work trees."""
+    if not (root / ".gitmodules").is_file():
+        return []
     report(f"Fetching the submodules of {remote.uri}")
-    answer = remote.git(["submodule", "update", "-q", "--init", "--recursive"], cwd=root)
+    answer = remote.git(["submodule", "update", "-q", "--init", "--recursive"], cwd=root, configuration=AS_POINTERS)
     if answer.returncode != 0:
         raise remote.failure(answer, "Fetching the submodules of")
+    answer = git(["submodule", "foreach", "-q", "--recursive", "pwd"], cwd=root)
+    if answer.returncode != 0:
+        raise failed(answer, f"Listing the submodules of {remote.uri}")
+    return [Path(line) for line in answer.stdout.split("\n") if line]

@@ -48,7 +48,7 @@ _CONFIGURATION = (
 _ASKPASS = """#!/bin/sh
 # Answers git for one host only: a redirect or a submodule elsewhere is not told the secret.
 case "$1" in
-*"://$MLPROJ_ASKPASS_HOST"[/\\']* | *"@$MLPROJ_ASKPASS_HOST"[/\\']*) ;;
+*"://$MLPROJ_ASKPASS_HOST"[/\\'\\"]* | *"@$MLPROJ_ASKPASS_HOST"[/\\'\\"]*) ;;
 *) exit 1 ;;
 esac
 case "$1" in
@@ -159,13 +159,20 @@ class Remote:
     credentials: Credentials = field(default_factory=Credentials)
     scratch: Path = field(default_factory=Path, repr=False)
 
-    def git(self, arguments: Sequence[str], *, cwd: Path, pid_file: Path | None = None) -> Answer:
-        """Run a git command that may speak to the repository."""
-        uses_ssh = not self.url.startswith(("/", "http://", "https://")) or "submodule" in arguments
-        environment = self._ssh_environment(cwd) if uses_ssh else {}
-        configuration: tuple[str, ...] = ()
+    def git(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        configuration: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        pid_file: Path | None = None,
+    ) -> Answer:
+        """Run a git command that may speak to the repository; see `git` for the arguments."""
+        uses_ssh = not self.url.startswith(("/", "http://", "https://")) or arguments[0] in ("submodule", "lfs")
+        environment = {**(environment or {}), **(self._ssh_environment(cwd) if uses_ssh else {})}
         if self._is_http and self.credentials.password is not None:
-            configuration = ("credential.helper=",)
+            configuration = (*configuration, "credential.helper=")
             environment |= self._askpass_environment(self.credentials.password)
         elif self._is_http and self.credentials.username is not None:
             # In the environment: what stands before the @ may be more of a secret than a name.
@@ -212,7 +219,12 @@ class Remote:
 
 
 _REMEDIES: tuple[tuple[str, bool, str], ...] = (
-    # What git, curl or ssh say (in the C locale); whether a retry can help; what to do.
+    # What git, git-lfs, curl or ssh say (in the C locale); whether a retry can help; what to do.
+    (
+        r"Object does not exist on the server",
+        False,
+        "Whoever committed these files has not uploaded them: git lfs push --all origin",
+    ),
     (
         r"Host key verification failed",
         False,
@@ -220,7 +232,8 @@ _REMEDIES: tuple[tuple[str, bool, str], ...] = (
     ),
     (
         r"Authentication failed|could not read (Username|Password)|terminal prompts disabled|unable to read askpass"
-        r"|Permission denied|HTTP Basic: Access denied|returned error: 40[13]|Access denied",
+        r"|credential fill errors|Authentication required|Authorization error|Permission denied"
+        r"|HTTP Basic: Access denied|returned error: 40[13]|Access denied",
         False,
         "The login was refused or missing. For http(s): set MLPROJ_GIT_TOKEN to a token that may read the repository, "
         "give `token`, or configure a Git credential helper. For ssh: load a key that may read it into the agent.",
