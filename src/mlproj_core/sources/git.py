@@ -221,6 +221,28 @@ class Remote:
 _REMEDIES: tuple[tuple[str, bool, str], ...] = (
     # What git, git-lfs, curl or ssh say (in the C locale); whether a retry can help; what to do.
     (
+        r"transport 'file' not allowed",
+        False,
+        "A submodule's URL is a path on this machine, which Git follows for nobody else's repository. If you trust "
+        "this one: git config --global protocol.file.allow always. Else give the submodule a relative or an https URL.",
+    ),
+    (
+        r"transport '\S+' not allowed|invalid value for 'submodule\.|strange hostname",
+        False,
+        "A submodule wants a program to be run for it. That is refused: mend .gitmodules in the repository.",
+    ),
+    (
+        r"No url found for submodule path",
+        False,
+        "The repository's .gitmodules has no URL for it, or one that Git refuses: mend it there.",
+    ),
+    (
+        r"did not contain [0-9a-f]+",
+        False,
+        "The commit of the submodule that the repository names is not (or no longer) in the submodule's repository: "
+        "push it there, or commit another one.",
+    ),
+    (
         r"Object does not exist on the server",
         False,
         "Whoever committed these files has not uploaded them: git lfs push --all origin",
@@ -272,6 +294,7 @@ _REMEDIES: tuple[tuple[str, bool, str], ...] = (
 
 _NOISE = re.compile(
     r"Please make sure you have the correct access|and the repository exists|^hint:|^warning:|^remote: *$|^\s*$"
+    r"|a second time, aborting"
 )
 
 
