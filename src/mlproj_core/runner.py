@@ -78,7 +78,8 @@ def run(
         synchronous: whether to wait for the end. If not, the run is detached: it outlives this process.
         run_id: an existing MLflow run to use instead of creating one.
         run_name: name of the MLflow run.
-        env_manager: "local" (the environment of this process) or "uv"; by default what the project asks for.
+        env_manager: "virtualenv", "uv", "conda" or "local" (the environment of this process); by default what MLflow
+            takes for the project's kind of environment. See docs/environments.md.
         build_image: whether to build an image of the project, for projects that run in a container.
         docker_auth: credentials for a Docker registry.
         env_vars: environment variables for the project. They may be secret: they are passed on, never written down.
@@ -215,7 +216,7 @@ def _launch(
     wanted_manager = request.env_manager or os.environ.get("MLPROJ_ENV_MANAGER") or None
     # The host's own environment needs no environment file, and MLflow does not look at a faulty one then.
     unread = wanted_manager == "local" and project.environment_source.kind != "docker"
-    environment = None if unread else project.environment
+    environment = None if unread else project.environment_of(request.entry_point)
     manager, remarks = choose_manager(environment, wanted_manager)
     for remark in remarks:
         report(remark)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,15 @@ from mlproj_core.environments.interpreters import Search, running
 from mlproj_core.environments.recipe import Recipe
 from mlproj_core.environments.uv_manager import UvManager
 from mlproj_core.errors import EnvironmentBuildError, UserError
-from mlproj_core.spec import CondaEnvSpec, DockerEnvSpec, PythonEnvSpec, load_project
+from mlproj_core.spec import (
+    CondaEnvSpec,
+    DockerEnvSpec,
+    InlineScriptSpec,
+    Problem,
+    PythonEnvSpec,
+    UvProjectSpec,
+    load_project,
+)
 
 PYTHON = PythonEnvSpec(path=None, python=None, build_dependencies=(), dependencies=())
 
@@ -95,53 +104,97 @@ def recipe(*dependencies, **other):
     return Recipe(dependencies=dependencies, **other)
 
 
+CONDA = CondaEnvSpec(
+    path=Path("conda.yaml"), conda_packages=("python=3.10", "numpy=1.26", "libgomp"), left_out=("numpy=1.26", "libgomp")
+)
+LOCKED = UvProjectSpec(Path("pyproject.toml"), "pyproject.toml", "shop")
+SCRIPT = InlineScriptSpec(Path("train.py"), "train.py", dependencies=("alpha",))
+SCRIPT_FOR_UV = replace(SCRIPT, tool_uv=("sources",))
+LEFT_OUT = (
+    "warning: these conda packages of conda.yaml are left out, since only its pip part can be installed: "
+    "numpy=1.26, libgomp"
+)
+
+
+@pytest.fixture
+def conda(monkeypatch):
+    """A stand-in for the manager of conda environments, which needs what this environment may lack."""
+    module = types.ModuleType("mlproj_core.environments.conda_manager")
+    module.missing = lambda: None
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
 class TestTheManagerThatAProjectGets:
-    def test_is_the_one_asked_for(self):
-        assert choose_manager(PYTHON, "local") == ("local", ())
-        assert choose_manager(PYTHON, "uv") == ("uv", ())
-
-    def test_is_uv_by_default_and_one_line_says_so(self):
-        for environment in (PYTHON, None):
-            name, notes = choose_manager(environment, None)
-            assert name == "uv"
-            assert len(notes) == 1
-            assert "virtualenv" in notes[0]
-
-    def test_is_uv_for_a_conda_yaml_with_a_warning_that_names_what_is_left_out(self, project):
-        (project / "conda.yaml").write_text(
-            "name: x\ndependencies:\n  - python=3.10\n  - numpy=1.26\n  - libgomp\n  - pip\n  - pip:\n    - alpha\n"
-        )
-        environment = load_project(project).environment
-        name, notes = choose_manager(environment, None)
-        assert name == "uv"
-        assert "numpy=1.26" in notes[-1]
-        assert "libgomp" in notes[-1]
-        assert notes[-1].startswith("warning")
-        assert "alpha" not in notes[-1]
-        assert choose_manager(environment, "uv") == ("uv", notes[-1:])
-        assert choose_manager(environment, "local") == ("local", ())
+    @pytest.mark.parametrize("name", ["virtualenv", "uv", "local"])
+    @pytest.mark.parametrize("environment", [PYTHON, None])
+    def test_is_the_one_asked_for(self, environment, name):
+        assert choose_manager(environment, name) == (name, ())
 
     @pytest.mark.parametrize("environment", [PYTHON, None])
+    def test_is_virtualenv_by_default_as_under_mlflow(self, environment):
+        assert choose_manager(environment, None) == ("virtualenv", ())
+
+    def test_is_conda_for_a_conda_yaml_by_default_as_under_mlflow(self, conda):
+        assert choose_manager(CONDA, None) == ("conda", ())
+
+    def test_is_uv_for_a_conda_yaml_where_conda_is_not_to_be_had_and_lines_say_so(self, conda):
+        conda.missing = lambda: "neither py-rattler nor conda is installed"
+        name, notes = choose_manager(CONDA, None)
+        assert name == "uv"
+        assert notes == (
+            "environment manager uv is used instead of conda, MLflow's default here: neither py-rattler nor conda is "
+            "installed",
+            LEFT_OUT,
+        )
+        assert choose_manager(replace(CONDA, left_out=()), None) == ("uv", notes[:1])
+
+    @pytest.mark.parametrize("name", ["virtualenv", "uv"])
+    def test_leaves_out_conda_packages_with_a_warning_when_it_is_asked_to_do_without_conda(self, conda, name):
+        assert choose_manager(CONDA, name) == (name, (LEFT_OUT,))
+        assert choose_manager(CONDA, "local") == ("local", ())
+
+    def test_is_uv_for_what_mlflow_does_not_know(self):
+        assert choose_manager(LOCKED, None) == ("uv", ())
+        for script in (SCRIPT, SCRIPT_FOR_UV):
+            name, (note,) = choose_manager(script, None)
+            assert name == "uv"
+            assert note == "train.py runs in the environment that its inline metadata asks for"
+            assert choose_manager(script, "local") == ("local", ())
+        assert choose_manager(SCRIPT, "virtualenv")[0] == "virtualenv"
+
+    def test_warns_of_a_lock_that_may_be_out_of_date(self):
+        odd = replace(LOCKED, problems=(Problem("uv.lock may be out of date", severity="warning"),))
+        assert choose_manager(odd, None) == ("uv", ("warning: uv.lock may be out of date",))
+
+    @pytest.mark.parametrize("environment", [LOCKED, SCRIPT_FOR_UV, replace(SCRIPT, locked=True)])
+    def test_is_never_virtualenv_for_what_only_uv_can_make(self, environment):
+        words = f"'virtualenv' cannot make the environment of {environment.path}: pip reads neither .* Set env_manager"
+        with pytest.raises(UserError, match=words):
+            choose_manager(environment, "virtualenv")
+        with pytest.raises(UserError, match=f"Only uv can make the environment of {environment.path}"):
+            environment_manager("virtualenv").recipe(environment)
+
+    @pytest.mark.parametrize("environment", [PYTHON, None, LOCKED, SCRIPT])
     def test_is_never_conda_for_a_python_env(self, environment):
         with pytest.raises(UserError, match="python_env project cannot be executed using conda"):
             choose_manager(environment, "conda")
 
-    @pytest.mark.parametrize("name", ["virtualenv", "conda"])
-    def test_is_refused_while_it_is_yet_to_come(self, name):
-        conda = CondaEnvSpec(
-            path=None, name=None, channels=(), conda_packages=(), python=None, pip_dependencies=(), left_out=()
-        )
-        with pytest.raises(UserError, match=f"'{name}' comes with a later release. Use `uv`"):
-            choose_manager(conda, name)
-
     def test_is_refused_with_a_hint_when_misspelt(self):
         with pytest.raises(UserError, match="Did you mean 'local'"):
             choose_manager(PYTHON, "locla")
+        with pytest.raises(UserError, match="There is no environment manager 'VIRTUALENV'"):
+            choose_manager(PYTHON, "VIRTUALENV")
 
     @pytest.mark.parametrize("name", [None, "local", "uv"])
     def test_is_none_for_a_container(self, name):
         with pytest.raises(UserError, match="docker_env"):
             choose_manager(DockerEnvSpec(image="x", volumes=(), environment=()), name)
+
+    def test_does_not_change_because_an_environment_of_another_is_ready(self, project):
+        ensure(None, project)
+        assert choose_manager(None, None)[0] == "virtualenv"
+        assert environment_manager("virtualenv").find(None, project) is None
 
 
 class TestTheLocalManager:
@@ -451,8 +504,10 @@ class TestARequestToBuild:
         assert json.loads(json.dumps(request)) == {
             "manager": "uv",
             "directory": str(project),
-            "spec": {"python": None, "build_dependencies": [], "dependencies": ["alpha"], "path": None},
-        }
+            "spec": {
+                "python": None, "build_dependencies": [], "dependencies": ["alpha"], "path": None, "script": None
+            },
+        }  # fmt: skip
 
     def test_holds_no_password(self, project):
         request = build_request("uv", recipe("--index-url https://me:s3cr3t@index.example/simple"), project)

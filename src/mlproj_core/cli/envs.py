@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import click
@@ -76,8 +77,11 @@ def listing(as_json: bool) -> None:
 @click.argument("uri", default=".")
 @click.option("--version", "-v", metavar="VERSION", help="Of a Git project: the branch, tag or commit.")
 @click.option("--env-manager", metavar="NAME", help="The manager that makes it.  [default: what the project asks for]")
+@click.option(
+    "--entry-point", "-e", metavar="NAME", default="main", help="For a script with inline metadata: its name."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def build(uri: str, version: str | None, env_manager: str | None, as_json: bool) -> None:
+def build(uri: str, version: str | None, env_manager: str | None, entry_point: str, as_json: bool) -> None:
     """Make the environment of the project at URI, if it is not there, and print its directory.
 
     A run of the project finds it ready then.
@@ -89,10 +93,11 @@ def build(uri: str, version: str | None, env_manager: str | None, as_json: bool)
         project = load_project(checkout.directory)
         for warning in project.warnings:
             remark(f"warning: {warning}")
-        manager, remarks = choose_manager(project.environment, env_manager)
+        wanted = project.environment_of(entry_point)
+        manager, remarks = choose_manager(wanted, env_manager or os.environ.get("MLPROJ_ENV_MANAGER") or None)
         for line in remarks:
             remark(line)
-        environment = environment_manager(manager).ensure(project.environment, checkout.directory, remark)
+        environment = environment_manager(manager).ensure(wanted, checkout.directory, remark)
     if as_json:
         print_json(environment.to_dict())
     elif environment.prefix is None:

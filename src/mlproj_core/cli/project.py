@@ -98,6 +98,9 @@ def _show(described: Mapping[str, Any]) -> None:
         table(["ENTRY POINT", "PARAMETER", "TYPE", "DEFAULT"], rows)
     else:
         click.echo("No entry points are declared; each .py, .sh and .R file can be run with -e FILE.")
+    for name, script in described["scripts"].items():
+        words = "; ".join(script["problems"]) if "problems" in script else _words(script["dependencies"]) or "nothing"
+        click.echo(f"{name} asks in its inline metadata for {words}.")
     for entry_point in described["entry_points"].values():
         for problem in entry_point["problems"]:
             remark(f"warning: entry point {entry_point['name']!r} cannot run: {problem['message']}")

@@ -20,7 +20,7 @@ from mlproj_core.environments.manager import environment_manager
 from mlproj_core.errors import EnvironmentBuildError, MlprojError, UserError
 
 if TYPE_CHECKING:
-    from mlproj_core.environments.recipe import Recipe
+    from mlproj_core.environments.recipe import VenvRecipe
 
 __all__ = ["main"]
 
@@ -67,11 +67,13 @@ def _build(request: dict[str, Any]) -> dict[str, Any]:
     directory = Path(request["directory"])
     manager = environment_manager(request["manager"])
     if (written := request.get("spec")) is not None:
-        recipe: Recipe | None = manager.read_recipe(written)
+        recipe: VenvRecipe | None = manager.read_recipe(written)
     else:
         from mlproj_core.spec import load_project
 
-        recipe = manager.recipe(load_project(directory).environment)
+        project = load_project(directory)
+        script = request.get("script")
+        recipe = manager.recipe(project.environment_of(script) if script else project.environment)
         if recipe is None or not recipe.holds_credentials():
             raise UserError(f"The environment of the project in {directory} was changed since it was asked for.")
     return manager.ensure(recipe, directory, _report).to_dict()

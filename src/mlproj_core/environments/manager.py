@@ -10,12 +10,12 @@ from mlproj_core.environments.environment import Environment
 from mlproj_core.errors import UserError
 
 if TYPE_CHECKING:
-    from mlproj_core.environments.recipe import EnvironmentSpec, Recipe
+    from mlproj_core.environments.recipe import EnvironmentSpec, VenvRecipe
 
 __all__ = ["EnvironmentManager", "LocalManager", "build_request", "choose_manager", "environment_manager"]
 
-_NAMES: Final = ("local", "uv")
-_LATER: Final = ("conda", "virtualenv")
+_NAMES: Final = ("local", "virtualenv", "uv", "conda")
+"""As under MLflow (`mlflow/utils/env_manager.py`)."""
 
 
 class EnvironmentManager(Protocol):
@@ -23,20 +23,20 @@ class EnvironmentManager(Protocol):
 
     name: str
 
-    def recipe(self, spec: EnvironmentSpec) -> Recipe | None:
+    def recipe(self, spec: EnvironmentSpec) -> VenvRecipe | None:
         """What the environment for a project's is to contain; None when nothing is made.
 
         Raises:
             UserError: this manager can make nothing of such a project.
         """
 
-    def read_recipe(self, value: Mapping[str, Any]) -> Recipe:
+    def read_recipe(self, value: Mapping[str, Any]) -> VenvRecipe:
         """The recipe whose `to_dict` gave this value."""
 
-    def find(self, spec: EnvironmentSpec | Recipe, directory: Path) -> Environment | None:
+    def find(self, spec: EnvironmentSpec | VenvRecipe, directory: Path) -> Environment | None:
         """The environment for a project if it is there already; no process, no network, a few milliseconds."""
 
-    def ensure(self, spec: EnvironmentSpec | Recipe, directory: Path, report: Callable[[str], None]) -> Environment:
+    def ensure(self, spec: EnvironmentSpec | VenvRecipe, directory: Path, report: Callable[[str], None]) -> Environment:
         """The environment for a project, made now if it is not there."""
 
 
@@ -48,7 +48,7 @@ class LocalManager:
     def recipe(self, spec: EnvironmentSpec) -> None:
         """Nothing is made, whatever the project asks for."""
 
-    def read_recipe(self, value: Mapping[str, Any]) -> Recipe:
+    def read_recipe(self, value: Mapping[str, Any]) -> VenvRecipe:
         """Nothing was ever written by this manager.
 
         Raises:
@@ -56,11 +56,11 @@ class LocalManager:
         """
         raise UserError("The environment manager 'local' makes no environment.")
 
-    def find(self, spec: EnvironmentSpec | Recipe, directory: Path) -> Environment:
+    def find(self, spec: EnvironmentSpec | VenvRecipe, directory: Path) -> Environment:
         """The host's environment, which is always there."""
         return Environment(manager=self.name)
 
-    def ensure(self, spec: EnvironmentSpec | Recipe, directory: Path, report: Callable[[str], None]) -> Environment:
+    def ensure(self, spec: EnvironmentSpec | VenvRecipe, directory: Path, report: Callable[[str], None]) -> Environment:
         """The host's environment."""
         return Environment(manager=self.name)
 
@@ -77,21 +77,35 @@ def environment_manager(name: str) -> EnvironmentManager:
         from mlproj_core.environments.uv_manager import UvManager
 
         return UvManager()
-    usable = "`uv` (an isolated environment with the packages that the project lists) or `local` (the host's own)"
-    if name in _LATER:
-        raise UserError(f"The environment manager {name!r} comes with a later release. Use {usable}.")
+    if name == "virtualenv":
+        from mlproj_core.environments.virtualenv_manager import VirtualenvManager
+
+        return VirtualenvManager()
+    if name == "conda":
+        raise UserError(
+            "The environment manager 'conda' comes with a later release. Use `uv` or `virtualenv` (the pip part of a "
+            "conda.yaml) or `local` (the host's own environment)."
+        )
     import difflib
 
-    close = difflib.get_close_matches(str(name), (*_NAMES, *_LATER), n=1)
+    close = difflib.get_close_matches(str(name), _NAMES, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise UserError(f"There is no environment manager {name!r}.{hint} Use {usable}.")
+    raise UserError(
+        f"There is no environment manager {name!r}.{hint} Use `virtualenv` or `uv` (an isolated environment with the "
+        "packages that the project lists), `conda` (a conda environment, for a project with a conda.yaml) or `local` "
+        "(the host's own)."
+    )
 
 
 def choose_manager(project_environment: EnvironmentSpec, env_manager: str | None) -> tuple[str, tuple[str, ...]]:
-    """Which manager a project gets, by MLflow's rules as far as its managers exist here.
+    """Which manager a project gets: the one asked for, else the one that MLflow takes for its kind of environment.
+
+    These are virtualenv for a python_env and for no environment, conda for a conda_env (`_env_type_to_env_manager` of
+    `mlflow/projects/backend/local.py`); and uv for what MLflow does not know: a pyproject.toml with a uv.lock, a script
+    with inline metadata.
 
     Args:
-        project_environment: the project's environment; None when it has none.
+        project_environment: the environment of the project, or of a script; None when there is none.
         env_manager: the manager asked for; None for the default.
 
     Returns:
@@ -100,34 +114,69 @@ def choose_manager(project_environment: EnvironmentSpec, env_manager: str | None
     Raises:
         UserError: the manager does not exist, or cannot run such a project.
     """
-    from mlproj_core.spec import CondaEnvSpec, DockerEnvSpec
+    from mlproj_core.spec import CondaEnvSpec, DockerEnvSpec, InlineScriptSpec, UvProjectSpec
 
-    conda = isinstance(project_environment, CondaEnvSpec)
-    if isinstance(project_environment, DockerEnvSpec):
+    environment, notes = project_environment, []
+    if isinstance(environment, DockerEnvSpec):
         raise UserError(
             "The project has a docker_env, and containers come with a later release. Until then run it with mlflow, "
             "or give it a python_env."
         )
-    if env_manager == "conda" and not conda:
-        raise UserError(
-            "A python_env project cannot be executed using conda. Set env_manager to 'uv' or 'local' to execute this "
-            "project."
-        )
     if env_manager is not None:
-        environment_manager(env_manager)
-    notes: list[str] = []
-    if env_manager is None:
-        usual = "conda" if conda else "virtualenv"
-        notes.append(f"environment manager uv is used; MLflow's default here, {usual}, comes with a later release")
-    if isinstance(project_environment, CondaEnvSpec) and project_environment.left_out and env_manager != "local":
-        notes.append(
-            f"warning: these conda packages of {project_environment.path} are left out, since only its pip part can be "
-            f"installed: {', '.join(project_environment.left_out)}"
+        _refuse_misfit(environment, env_manager)
+    manager = env_manager or "virtualenv"
+    if isinstance(environment, InlineScriptSpec) and manager != "local":
+        notes.append(f"{environment.script} runs in the environment that its inline metadata asks for")
+    if isinstance(environment, UvProjectSpec) and manager != "local":
+        notes += [f"warning: {problem}" for problem in environment.problems]
+    if env_manager is None and isinstance(environment, (InlineScriptSpec, UvProjectSpec)):
+        manager = "uv"
+    if isinstance(environment, CondaEnvSpec):
+        if env_manager is None and (missing := _conda_missing()):
+            notes.append(f"environment manager uv is used instead of conda, MLflow's default here: {missing}")
+        manager = env_manager or ("uv" if notes else "conda")
+        if environment.left_out and manager not in ("local", "conda"):
+            notes.append(
+                f"warning: these conda packages of {environment.path} are left out, since only its pip part can be "
+                f"installed: {', '.join(environment.left_out)}"
+            )
+    return manager, tuple(notes)
+
+
+def _refuse_misfit(environment: EnvironmentSpec, env_manager: str) -> None:
+    """Raise a UserError if a manager does not exist, or cannot make such an environment."""
+    from mlproj_core.spec import CondaEnvSpec, InlineScriptSpec, UvProjectSpec
+
+    if env_manager == "conda" and not isinstance(environment, CondaEnvSpec):
+        raise UserError(
+            "A python_env project cannot be executed using conda. Set env_manager to 'virtualenv', 'uv' or 'local' to "
+            "execute this project."
         )
-    return env_manager or "uv", tuple(notes)
+    only_uv = isinstance(environment, UvProjectSpec) or (
+        isinstance(environment, InlineScriptSpec) and environment.for_uv_only
+    )
+    if env_manager == "virtualenv" and only_uv:
+        raise UserError(
+            f"The environment manager 'virtualenv' cannot make the environment of {getattr(environment, 'path', '')}: "
+            "pip reads neither a lock file of uv nor [tool.uv]. Set env_manager to 'uv' (the default here), or list "
+            "the packages in a python_env.yaml."
+        )
+    environment_manager(env_manager)
 
 
-def build_request(manager: str, spec: EnvironmentSpec | Recipe, directory: str | Path) -> dict[str, Any]:
+def _conda_missing() -> str | None:
+    """Why no conda environment can be made on this host; None when one can."""
+    from importlib import import_module
+
+    try:
+        conda_manager = import_module("mlproj_core.environments.conda_manager")
+    except ModuleNotFoundError:
+        return "conda environments come with a later release"
+    missing: str | None = conda_manager.missing()
+    return missing
+
+
+def build_request(manager: str, spec: EnvironmentSpec | VenvRecipe, directory: str | Path) -> dict[str, Any]:
     """What `python -m mlproj_core.environments.build` needs to make an environment, as a JSON value.
 
     It holds no credentials: lines that contain some are left out, and read anew from the project by the builder.
@@ -137,10 +186,12 @@ def build_request(manager: str, spec: EnvironmentSpec | Recipe, directory: str |
         spec: the project's environment; None when it has none.
         directory: the project directory, as it will be when the builder runs.
     """
-    from mlproj_core.environments.recipe import Recipe
+    from mlproj_core.environments.recipe import Recipe, SyncRecipe
 
     request: dict[str, Any] = {"manager": manager, "directory": str(directory)}
-    recipe = spec if isinstance(spec, Recipe) else environment_manager(manager).recipe(spec)
+    recipe = spec if isinstance(spec, (Recipe, SyncRecipe)) else environment_manager(manager).recipe(spec)
     if recipe is not None:
         request["spec"] = None if recipe.holds_credentials() else recipe.to_dict()
+        if isinstance(recipe, Recipe) and recipe.script:
+            request["script"] = recipe.script
     return request

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["HARMLESS", "REFUSED", "SWITCHES", "TRANSLATED"]
+__all__ = ["CHOOSING", "ELSEWHERE", "FETCHING", "HARMLESS", "REFUSED", "SWITCHES", "TRANSLATED"]
 
-TRANSLATED: Final = frozenset(
+FETCHING: Final = frozenset(
     {
-        "build-constraint", "cert", "client-cert", "config-settings", "constraint", "extra-index-url", "find-links",
-        "index-url", "keyring-provider", "no-binary", "no-build-isolation", "no-deps", "no-index", "no-proxy-env",
-        "only-binary", "pre", "proxy", "require-hashes", "retries", "timeout", "trusted-host", "upgrade",
-        "uploaded-prior-to", "use-feature",
+        "cert", "client-cert", "keyring-provider", "no-proxy-env", "proxy", "retries", "timeout", "trusted-host",
     }
 )  # fmt: skip
+"""How packages are reached, and whom to trust: not what is installed."""
+
+CHOOSING: Final = frozenset(
+    {
+        "build-constraint", "config-settings", "constraint", "no-binary", "no-build-isolation", "no-deps",
+        "only-binary", "pre", "require-hashes", "upgrade", "uploaded-prior-to",
+    }
+)  # fmt: skip
+"""Which versions are taken, and how packages are built."""
+
+TRANSLATED: Final = FETCHING | CHOOSING | {"extra-index-url", "find-links", "index-url", "no-index", "use-feature"}
 """`uv_settings` gives these to uv in its own terms."""
 
 HARMLESS: Final = frozenset(
@@ -69,3 +77,6 @@ SWITCHES: Final = frozenset(
     {"dry-run", "ignore-requires-python", "no-use-pep517", "only-deps", "prefer-binary", "user"}
 )
 """Those refused only when they are switched on."""
+
+ELSEWHERE: Final = frozenset({"dry-run", "prefix", "python", "root", "target", "user"})
+"""With these pip itself installs somewhere else, or nothing."""

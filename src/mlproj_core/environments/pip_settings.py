@@ -86,17 +86,19 @@ class PipSettings:
         return list(dict.fromkeys(one.name for one in self.settings))
 
 
-def read_pip_settings(environ: Mapping[str, str]) -> PipSettings:
+def read_pip_settings(environ: Mapping[str, str], *, site: bool = True) -> PipSettings:
     """Pip's settings on this host.
 
     Args:
         environ: the environment variables that count.
+        site: whether the files of the environment that mlproj runs in, and of the one that is activated around it,
+            count too. A pip inside a new environment does not read them.
 
     Raises:
         UserError: a configuration file cannot be parsed; pip would stop as well.
     """
     by_section: dict[str, dict[str, PipSetting]] = {section: {} for section in _SECTIONS}
-    for file in _files(environ):
+    for file in _files(environ, site=site):
         for section, name, value in _parsed(file):
             if section in by_section:
                 by_section[section][name] = PipSetting(name, value, f"{file}, section [{section}]")
@@ -108,7 +110,7 @@ def read_pip_settings(environ: Mapping[str, str]) -> PipSettings:
     return PipSettings(tuple(one for found in by_section.values() for one in found.values() if one.value))
 
 
-def _files(environ: Mapping[str, str]) -> Iterator[Path]:
+def _files(environ: Mapping[str, str], *, site: bool) -> Iterator[Path]:
     """Pip's configuration files in the order in which they overrule each other."""
     named = environ.get("PIP_CONFIG_FILE")
     if named == os.devnull:
@@ -130,10 +132,9 @@ def _files(environ: Mapping[str, str]) -> Iterator[Path]:
             yield home / ".config" / "pip" / "pip.conf"
         else:
             yield Path(environ.get("XDG_CONFIG_HOME") or home / ".config", "pip", "pip.conf")
-    # "Site": of the environment that mlproj runs in, and of the one that is activated around it.
-    yield from (
-        Path(prefix, "pip.conf") for prefix in dict.fromkeys((sys.prefix, environ.get("VIRTUAL_ENV"))) if prefix
-    )
+    if site:
+        prefixes = dict.fromkeys((sys.prefix, environ.get("VIRTUAL_ENV")))
+        yield from (Path(prefix, "pip.conf") for prefix in prefixes if prefix)
     if named:
         yield Path(named)
 

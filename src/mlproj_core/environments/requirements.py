@@ -19,12 +19,13 @@ from mlproj_core.environments.digests import directory_digest, file_digest
 from mlproj_core.environments.redaction import credentials_in, without_credentials
 from mlproj_core.errors import UserError
 
-__all__ = ["Requirements", "read_requirements", "scan_file"]
+__all__ = ["Requirements", "read_requirements", "read_sources", "scan_file", "with_absolute_references"]
 
 _COMMENT: Final = re.compile(r"(^|\s+)#.*$")
 _VARIABLE: Final = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _REMOTE: Final = re.compile(r"^(https?|ftp|s3|gs|hf|(git|hg|svn|bzr)(\+[a-z]+)?)(://|\+|@)", re.IGNORECASE)
 _OPTION: Final = re.compile(r"^(--[a-z-]+|-[a-zA-Z])(?:[=\s]\s*)?(.*)$")
+_REFERENCES: Final = ("-r", "--requirement", "--requirements", "-c", "--constraint", "--constraints")
 _ARCHIVE: Final = re.compile(r"\.(whl|zip|tar|tar\.(gz|bz2|xz|zst)|tgz|tbz|txz)$", re.IGNORECASE)
 _URL_REQUIREMENT: Final = re.compile(r"^[A-Za-z0-9][\w.-]*\s*(\[[^\]]*\])?\s*@\s*(.+)$")
 _PATH_SOURCE: Final = re.compile(r"""\bpath\s*=\s*["']([^"']+)["']|["'][^"']*@\s*file:(?://)?([^"']+)["']""")
@@ -72,9 +73,42 @@ def read_requirements(lines: Iterable[str], directory: Path, environ: Mapping[st
     """
     scan = _Scan(directory, environ)
     scan.text("\n".join(lines), directory, origin)
-    return Requirements(
-        tuple(scan.identity), tuple(scan.editable), tuple(scan.packages), tuple(scan.secrets), scan.extra_indexes
-    )
+    return scan.result()
+
+
+def with_absolute_references(lines: Iterable[str], directory: Path, environ: Mapping[str, str]) -> list[str]:
+    """The lines with the files named by `-r` and `-c` as absolute paths, for a pip that reads them from elsewhere."""
+    return [_with_absolute_reference(line, directory, environ) for line in _logical_lines("\n".join(lines)) if line]
+
+
+def _with_absolute_reference(line: str, directory: Path, environ: Mapping[str, str]) -> str:
+    expanded = _VARIABLE.sub(lambda match: environ.get(match[1], match[0]), line)
+    option = _OPTION.match(expanded)
+    if option is None or option[1] not in _REFERENCES:
+        return line
+    path = option[2].strip().strip("\"'")
+    return line if _REMOTE.match(path) else f"{option[1]} {directory / _local(path)}"
+
+
+def read_sources(
+    tables: str, packages: Iterable[str], archives: Iterable[str], directory: Path, environ: Mapping[str, str]
+) -> Requirements:
+    """What `tool.uv` tables and a lock file stand for, with everything local read.
+
+    Args:
+        tables: text whose tables `tool.uv.sources` name local packages.
+        packages: local directories and archives of packages.
+        archives: directories that hold archives of packages.
+        directory: what relative paths are relative to.
+        environ: variables for `${NAME}`.
+    """
+    scan = _Scan(directory, environ)
+    scan.sources(tables, directory)
+    for package in packages:
+        scan.package(package)
+    for folder in archives:
+        scan.directory_of_archives(directory, folder)
+    return scan.result()
 
 
 def scan_file(path: str, directory: Path, environ: Mapping[str, str], origin: str) -> tuple[str, ...]:
@@ -113,6 +147,12 @@ class _Scan:
         self.extra_indexes = False
         self._seen: set[Path] = set()
 
+    def result(self) -> Requirements:
+        """What was found."""
+        return Requirements(
+            tuple(self.identity), tuple(self.editable), tuple(self.packages), tuple(self.secrets), self.extra_indexes
+        )
+
     def text(self, text: str, base: Path, origin: str) -> None:
         """Read requirement lines; `base` is the directory of the file that holds them."""
         for line in _logical_lines(text):
@@ -149,23 +189,23 @@ class _Scan:
         self.identity.append(f"end {path}")
 
     def _option(self, name: str, value: str, base: Path, origin: str) -> None:
-        if name in ("-r", "--requirement", "--requirements", "-c", "--constraint", "--constraints"):
+        if name in _REFERENCES:
             self.reference(value, base, origin)
         elif name in ("-e", "--editable"):
-            self._package(value, editable=True)
+            self.package(value, editable=True)
         elif name in ("-f", "--find-links") and not _REMOTE.match(value):
-            self._directory_of_archives(base, value)
+            self.directory_of_archives(base, value)
         elif name in ("--extra-index-url", "--index"):
             self.extra_indexes = True
 
     def _requirement(self, line: str) -> None:
         target = re.split(r"\s+;|\s+--|;\s", line)[0].strip()
         if named := _URL_REQUIREMENT.match(target):
-            self._package(named[2], editable=False)
+            self.package(named[2])
         elif target.startswith((".", "/", "~", "file:")) or "/" in target or _ARCHIVE.search(target):
-            self._package(target, editable=False)
+            self.package(target)
 
-    def _package(self, target: str, *, editable: bool) -> None:
+    def package(self, target: str, *, editable: bool = False) -> None:
         """Read a local directory or archive; leave what is remote to its address."""
         if _REMOTE.match(target):
             return
@@ -182,18 +222,15 @@ class _Scan:
         if path.is_dir():
             self.identity.append(f"directory {directory_digest(path)}")
             self.packages.append(_package_name(path))
-            self._sources_of(path)
+            if (path / "pyproject.toml").is_file():
+                self.sources((path / "pyproject.toml").read_text(encoding="utf-8", errors="replace"), path)
         elif path.is_file():
             self.identity.append(f"file {path.name} {file_digest(path)}")
         else:
             self.identity.append(f"absent {path}")
 
-    def _sources_of(self, package: Path) -> None:
-        """Read the local packages that a local package's pyproject.toml names as its own dependencies."""
-        pyproject = package / "pyproject.toml"
-        if not pyproject.is_file():
-            return
-        text = pyproject.read_text(encoding="utf-8", errors="replace")
+    def sources(self, text: str, package: Path) -> None:
+        """Read the local packages that the pyproject.toml of a package, or a script, names as its own dependencies."""
         for match in _PATH_SOURCE.finditer(text):
             source = Path(os.path.normpath(package / _local(match[1] or match[2])))
             if source.exists() and not package.is_relative_to(source):
@@ -205,7 +242,7 @@ class _Scan:
                     self._content(parent)
                     break
 
-    def _directory_of_archives(self, base: Path, value: str) -> None:
+    def directory_of_archives(self, base: Path, value: str) -> None:
         """Read the distributions that a project brings along in a directory of its own."""
         for folder in {base / _local(value), self.directory / _local(value)}:
             if folder.is_dir():

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from mlproj_core.environments.redaction import without_credentials
+from mlproj_core.locations import cache_dir
 
-__all__ = ["UvConfig", "identity_of_variables", "is_on", "read_uv_config"]
+__all__ = ["UvConfig", "configured_at", "identity_of_variables", "is_on", "read_uv_config"]
 
 _TABLE: Final = re.compile(r"^\s*\[+\s*([^\]]+?)\s*\]+\s*(#.*)?$")
 
@@ -77,6 +78,17 @@ def read_uv_config(environ: Mapping[str, str], directory: Path) -> UvConfig:
     # A project that is a member of a workspace is configured at the workspace's root.
     above = [parent / name for parent in directory.parents for name in ("pyproject.toml", "uv.toml")]
     return UvConfig(directory, {**own, **_texts(above), **_texts(files)})
+
+
+def configured_at(config: UvConfig) -> Path:
+    """The directory where uv is to look for configuration: the project's own, or one that ends the search."""
+    if config.project is not None:
+        return config.project
+    nowhere = cache_dir() / "no-project"
+    if not (nowhere / "uv.toml").is_file():
+        nowhere.mkdir(parents=True, exist_ok=True)
+        (nowhere / "uv.toml").touch()
+    return nowhere
 
 
 def identity_of_variables(variables: Mapping[str, str]) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mlproj_core.environments.pip_options import HARMLESS, REFUSED, SWITCHES, TRANSLATED
+from mlproj_core.environments.pip_options import CHOOSING, HARMLESS, REFUSED, SWITCHES, TRANSLATED
 from mlproj_core.environments.pip_settings import PipSetting, PipSettings, read_pip_settings
+from mlproj_core.environments.plan import InstallerSettings, compiler_identity
 from mlproj_core.environments.redaction import credentials_in
 from mlproj_core.environments.requirements import scan_file
 from mlproj_core.environments.uv_config import UvConfig, identity_of_variables, read_uv_config
@@ -24,44 +25,43 @@ __all__ = ["UvSettings", "uv_settings"]
 
 _PROXIES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _FILES: Final = ("UV_CONSTRAINT", "UV_BUILD_CONSTRAINT", "UV_OVERRIDE", "UV_EXCLUDE")
-_COMPILER: Final = ("CC", "CXX", "CFLAGS", "CPPFLAGS", "CXXFLAGS", "LDFLAGS")
 
 
 @dataclass(frozen=True)
-class UvSettings:
+class UvSettings(InstallerSettings):
     """How uv is to be run on this host for a project.
 
     Attributes:
-        environment: every variable uv gets. It may hold passwords: never shown, stored or put on a command line.
-        arguments: options for `uv pip install`, free of credentials.
-        identity: lines that differ when something that changes what is installed differs; free of credentials.
-        notes: lines for people: what was left aside, and why.
-        secrets: passwords that uv may meet, to be masked in what it prints.
         config: the configuration files that uv will read.
     """
 
-    environment: Mapping[str, str]
-    arguments: tuple[str, ...]
-    identity: tuple[str, ...]
-    notes: tuple[str, ...]
-    secrets: tuple[str, ...]
     config: UvConfig
 
 
-def uv_settings(environ: Mapping[str, str], directory: Path, *, extra_indexes: bool) -> UvSettings:
+def uv_settings(
+    environ: Mapping[str, str],
+    directory: Path,
+    *,
+    extra_indexes: bool = False,
+    choosing: bool = True,
+    own: Mapping[str, str] | None = None,
+) -> UvSettings:
     """Uv's settings for a project: the user's own for uv, and pip's translated.
 
     Args:
         environ: the environment variables that count.
         directory: the project directory; relative paths in pip's settings are relative to it, as for MLflow.
         extra_indexes: whether the project's requirement lines name further package indexes.
+        choosing: whether uv is to choose and build packages as pip would. If not, as where a lock file has chosen,
+            pip's settings say no more than where packages are, whom to trust and how to reach them.
+        own: text of further `tool.uv` tables that uv will read, by the file that holds them.
 
     Raises:
         UserError: a setting of pip changes what is installed and has no equal in uv, or is malformed.
     """
     pip = read_pip_settings(environ)
-    translation = _Translation(pip, environ, directory)
-    translation.run(extra_indexes=extra_indexes)
+    translation = _Translation(pip, environ, directory, own or {})
+    translation.run(extra_indexes=extra_indexes, choosing=choosing)
     environment = {
         name: value
         for name, value in {**environ, **translation.variables}.items()
@@ -71,11 +71,7 @@ def uv_settings(environ: Mapping[str, str], directory: Path, *, extra_indexes: b
     for name in _FILES:
         for file in environment.get(name, "").split():
             identity += scan_file(file, directory, environ, f"The variable {name} (or pip's setting of that name)")
-    identity += [
-        f"{name}={environment[name]}"
-        for name in sorted(environment)
-        if name in _COMPILER or name.startswith("SETUPTOOLS_SCM_PRETEND_VERSION")
-    ]
+    identity += compiler_identity(environment)
     secrets = list(credentials_in([one.value for one in pip.settings]))
     secrets += credentials_in(value for name, value in environment.items() if "://" in value)
     secrets += [
@@ -98,7 +94,7 @@ def _misleads(name: str) -> bool:
     return (
         name in ("VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
         or name in ("UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_WORKING_DIR", "UV_WORKING_DIRECTORY", "UV_ENV_FILE")
-        or name in ("UV_NO_PROJECT", "UV_ISOLATED")
+        or name in ("UV_NO_PROJECT", "UV_ISOLATED", "UV_FROZEN", "UV_LOCKED", "UV_NO_SYNC")
         or name.startswith(("UV_PROJECT", "UV_VENV_"))
     )
 
@@ -106,23 +102,28 @@ def _misleads(name: str) -> bool:
 class _Translation:
     """One reading of pip's settings into uv's."""
 
-    def __init__(self, pip: PipSettings, environ: Mapping[str, str], directory: Path) -> None:
+    def __init__(self, pip: PipSettings, environ: Mapping[str, str], directory: Path, own: Mapping[str, str]) -> None:
         self.pip = pip
         self.environ = environ
         self.directory = directory
-        self.config = read_uv_config(environ, directory)
+        read = read_uv_config(environ, directory)
+        self.config = UvConfig(read.project, {**own, **read.texts})
         self.variables: dict[str, str] = {}
         self.unset: set[str] = set()
         self.arguments: list[str] = []
         self.notes: list[str] = []
 
-    def run(self, *, extra_indexes: bool) -> None:
-        self.refuse()
+    def run(self, *, extra_indexes: bool, choosing: bool) -> None:
+        if choosing:
+            self.refuse()
+        else:
+            self.leave_aside()
         self.indexes(extra_indexes)
         self.trust()
         self.network()
-        self.selection()
-        self.building()
+        if choosing:
+            self.selection()
+            self.building()
 
     # -- the user's own word to uv
 
@@ -159,6 +160,14 @@ class _Translation:
         ]
         self.notes += [
             f"pip's {one.name} ({one.origin}) is no option that mlproj knows; uv is not told" for one in unknown
+        ]
+
+    def leave_aside(self) -> None:
+        """Say which settings of pip have no say where it is not pip's way to choose packages."""
+        self.notes += [
+            f"pip's {one.name} ({one.origin}) is left aside: `uv sync` goes by the lock file and by [tool.uv]"
+            for one in self.pip.settings
+            if one.name in CHOOSING or (one.name in REFUSED and (one.name not in SWITCHES or one.is_true()))
         ]
 
     # -- where packages come from

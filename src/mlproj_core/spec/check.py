@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 from mlproj_core.spec.document import Document
 from mlproj_core.spec.environment import CONDA_ENV_KEYS, read_conda_env, read_python_env
+from mlproj_core.spec.inline_script import read_inline_script
 from mlproj_core.spec.mlproject import MLPROJECT_KEYS, ProjectReader
 from mlproj_core.spec.problem import Problem, closest, shown
 from mlproj_core.spec.project import EntryPoint, Parameter, Project
 from mlproj_core.spec.template import placeholders
 from mlproj_core.spec.types import MEANT, TYPES, misfit
+from mlproj_core.spec.uv_project import read_uv_project
 
 __all__ = ["check_project"]
 
@@ -44,7 +47,7 @@ def check_project(directory: str | Path) -> list[Problem]:
             message = "the project has no name, which MLflow needs for the name of its image"
             problems.append(document.problem(message, "write 'name:'", severity="warning"))
     problems.sort(key=lambda problem: (problem.line or 0, problem.column or 0))
-    return [*problems, *_check_environment(project)]
+    return [*problems, *_check_environment(project), *_check_scripts(project, reader.shown_directory)]
 
 
 def _check_entry_point(document: Document, entry_point: EntryPoint, content: dict[Any, Any]) -> Iterator[Problem]:
@@ -126,6 +129,8 @@ def _check_environment(project: Project) -> list[Problem]:
         return []
     if source.kind == "python":
         return read_python_env(source.path, source.file)[1]
+    if source.kind == "uv":
+        return read_uv_project(source.path, os.path.relpath(source.path, project.directory), source.file)[1]
     spec, problems = read_conda_env(source.path, source.file)
     # Conda itself may be able to read these.
     problems += [replace(problem, severity="warning") for problem in spec.problems]
@@ -134,3 +139,13 @@ def _check_environment(project: Project) -> list[Problem]:
         remedy = f"list what the project needs under 'pip:'; conda reads {', '.join(CONDA_ENV_KEYS[:3])}"
         problems.append(Problem(message, remedy, source.file, severity="warning"))
     return problems
+
+
+def _check_scripts(project: Project, shown_directory: str) -> Iterator[Problem]:
+    """Check the inline metadata of the scripts that can be run by their names."""
+    if project.environment_source.known_to_mlflow:
+        return
+    for name in project.scripts():
+        if name.endswith(".py") and name not in project.entry_points:
+            shown_path = os.path.join(shown_directory, name)  # noqa: PTH118 - as the caller writes it
+            yield from read_inline_script(project.directory / name, name, shown_path)[1]

@@ -8,6 +8,7 @@ from typing import Any
 from mlproj_core.errors import InvalidProject
 from mlproj_core.spec.environment import CondaEnvSpec
 from mlproj_core.spec.project import EntryPoint, Parameter, Project
+from mlproj_core.spec.uv_project import UvProjectSpec
 
 __all__ = ["describe"]
 
@@ -18,7 +19,8 @@ def describe(project: Project) -> dict[str, Any]:
     Returns:
         `name`, `directory`, `file`, `entry_points` (by name: `command`, `line`, `problems`, and `parameters` by name:
         `type`, `declared_type`, `default`, `required`, `description`, `line`), `environment` (`kind`, `path` and what
-        it holds, or `problems` if its file cannot be used), `databricks_spark_job`, `warnings`.
+        it holds, or `problems` if its file cannot be used), `scripts` (by name, of those that are run in an environment
+        of their own: `python`, `dependencies`, `tool_uv`, `locked`, or `problems`), `databricks_spark_job`, `warnings`.
     """
     return {
         "name": project.name,
@@ -26,6 +28,7 @@ def describe(project: Project) -> dict[str, Any]:
         "file": str(project.path) if project.path is not None else None,
         "entry_points": {name: _entry_point(entry_point) for name, entry_point in project.entry_points.items()},
         "environment": _environment(project),
+        "scripts": _scripts(project),
         "databricks_spark_job": _plain(asdict(project.databricks_spark_job)) if project.databricks_spark_job else None,
         "warnings": [problem.to_dict() for problem in project.warnings],
     }
@@ -63,10 +66,24 @@ def _environment(project: Project) -> dict[str, Any]:
         return {**described, "problems": list(error.problems)}
     if spec is None:
         return described
-    content = {name: _plain(value) for name, value in asdict(spec).items() if name not in ("path", "problems")}
-    if isinstance(spec, CondaEnvSpec):
+    content = {name: _plain(value) for name, value in asdict(spec).items() if name not in ("path", "file", "problems")}
+    if isinstance(spec, (CondaEnvSpec, UvProjectSpec)):
         content["problems"] = [str(problem) for problem in spec.problems]
     return {**described, **content}
+
+
+def _scripts(project: Project) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in () if project.environment_source.known_to_mlflow else project.scripts():
+        try:
+            script = project.inline_script(name)
+        except InvalidProject as error:
+            found[name] = {"problems": list(error.problems)}
+            continue
+        if script is not None:
+            content = asdict(script).items()
+            found[name] = {key: _plain(value) for key, value in content if key not in ("path", "script")}
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from mlproj_core.spec.environment import DatabricksSparkJobSpec, DockerEnvSpec
 from mlproj_core.spec.problem import Problem, invalid, shown
 from mlproj_core.spec.project import EntryPoint, EnvironmentSource, Parameter, Project
 from mlproj_core.spec.types import read_type
+from mlproj_core.spec.uv_project import PYPROJECT
 
 __all__ = ["MLPROJECT_KEYS", "ProjectReader", "load_project"]
 
@@ -253,7 +254,8 @@ class ProjectReader:
         if not path.exists():
             remedy = "correct the path, which starts at the project's directory, or add the file"
             self._error(f"{key} names {shown(written)}, but there is no such file", remedy, self._content, key)
-        return EnvironmentSource(named, path, shown_path)
+        kind_of_file = "uv" if named == "python" and path.name == PYPROJECT else named
+        return EnvironmentSource(kind_of_file, path, shown_path)
 
     def _docker_env(self, content: Any) -> DockerEnvSpec:
         if not isinstance(content, dict):

@@ -19,8 +19,10 @@ from mlproj_core.spec.environment import (
     read_conda_env,
     read_python_env,
 )
+from mlproj_core.spec.inline_script import InlineScriptSpec, read_inline_script
 from mlproj_core.spec.problem import Problem, Snippet, closest, invalid
 from mlproj_core.spec.template import escape, faults
+from mlproj_core.spec.uv_project import UvProjectSpec, read_uv_project
 
 if TYPE_CHECKING:
     from mlproj_core.parameters import BoundEntryPoint
@@ -119,7 +121,8 @@ class EnvironmentSource:
     """Where a project describes its environment.
 
     Attributes:
-        kind: "python", "conda", "docker", or "none" for a Databricks Spark job.
+        kind: "python", "uv" (a pyproject.toml with a uv.lock, which MLflow does not know), "conda", "docker", or "none"
+            for a Databricks Spark job.
         path: the environment file; None if there is none.
         file: that file, as messages name it.
         docker: what the MLproject says of the container.
@@ -129,6 +132,11 @@ class EnvironmentSource:
     path: Path | None = None
     file: str = ""
     docker: DockerEnvSpec | None = None
+
+    @property
+    def known_to_mlflow(self) -> bool:
+        """Whether MLflow finds an environment there too."""
+        return self.kind != "uv" and (self.path is not None or self.kind != "python")
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,7 @@ class Project:
     warnings: tuple[Problem, ...] = ()
 
     @cached_property
-    def environment(self) -> PythonEnvSpec | CondaEnvSpec | DockerEnvSpec | None:
+    def environment(self) -> PythonEnvSpec | UvProjectSpec | CondaEnvSpec | DockerEnvSpec | None:
         """What it says of its environment; None for a Databricks Spark job.
 
         The file is read when this is first asked for: a project whose environment file is faulty still runs where no
@@ -168,13 +176,45 @@ class Project:
             return source.docker
         if source.path is None:
             return PythonEnvSpec() if source.kind == "python" else None
-        spec: PythonEnvSpec | CondaEnvSpec
-        read = read_conda_env if source.kind == "conda" else read_python_env
-        spec, problems = read(source.path, source.file)
+        spec: PythonEnvSpec | UvProjectSpec | CondaEnvSpec
+        if source.kind == "uv":
+            relative = os.path.relpath(source.path, self.directory)
+            spec, problems = read_uv_project(source.path, relative, source.file)
+        else:
+            read = read_conda_env if source.kind == "conda" else read_python_env
+            spec, problems = read(source.path, source.file)
         errors = [problem for problem in problems if problem.severity == "error"]
         if errors:
             raise invalid("The environment file cannot be used", errors)
         return spec
+
+    def environment_of(
+        self, entry_point: str
+    ) -> PythonEnvSpec | UvProjectSpec | InlineScriptSpec | CondaEnvSpec | DockerEnvSpec | None:
+        """What an entry point runs in: the project's environment, or the one that a script asks for itself.
+
+        A script that is run by its file name gets the environment of its inline metadata, save where the project names
+        one that MLflow reads too: there it runs as under MLflow, which does not look at such metadata.
+
+        Raises:
+            InvalidProject: the environment file, or the script's metadata, cannot be used.
+        """
+        script = None if self.environment_source.known_to_mlflow else self.inline_script(entry_point)
+        return script or self.environment
+
+    def inline_script(self, entry_point: str) -> InlineScriptSpec | None:
+        """The inline metadata of a script that is no declared entry point; None if it has none, or is no such script.
+
+        Raises:
+            InvalidProject: the metadata cannot be used; it lists every problem in it.
+        """
+        path = self.directory / entry_point
+        if entry_point in self.entry_points or not entry_point.endswith(".py") or not path.is_file():
+            return None
+        script, problems = read_inline_script(path, entry_point, str(path))
+        if problems:
+            raise invalid("The script's inline metadata cannot be used", problems)
+        return script
 
     def entry_point(self, name: str) -> EntryPoint:
         """An entry point by its name, or a `.py`, `.sh` or `.R` file of the project as one, as MLflow finds them.
@@ -201,6 +241,14 @@ class Project:
         # A file's name is no template: MLflow would fill in braces in it, and fail.
         return EntryPoint(name=name, command=escape(command), project=self.name)
 
+    def scripts(self) -> list[str]:
+        """Names of the files at the top of the project that can be run as entry points."""
+        try:
+            names = sorted(entry.name for entry in os.scandir(self.directory))
+        except OSError:
+            return []
+        return [name for name in names if name.endswith((".py", ".sh", ".R"))]
+
     def _no_such_entry_point(self, name: str) -> UserError:
         scripts = "" if self.databricks_spark_job is not None else " A script is run by its file name (.py, .sh or .R)."
         where = self.path or self.directory
@@ -211,7 +259,7 @@ class Project:
         )
 
     def _meant(self, name: str) -> str:
-        meant = closest(name, [*self.entry_points, *_scripts(self.directory)])
+        meant = closest(name, [*self.entry_points, *self.scripts()])
         return f" Did you mean {meant!r}?" if meant else ""
 
     def _known(self) -> str:
@@ -230,10 +278,3 @@ def _script_command(name: str) -> str | None:
     if extension == ".R":
         return f"Rscript -e \"mlflow::mlflow_source('{shlex.quote(name)}')\" --args"
     return None
-
-
-def _scripts(directory: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(directory) if entry.name.endswith((".py", ".sh", ".R")))
-    except OSError:
-        return []
