@@ -218,7 +218,8 @@ def _launch(
     unread = wanted_manager == "local" and project.environment_source.kind != "docker"
     environment = None if unread else project.environment_of(request.entry_point)
     manager, remarks = choose_manager(environment, wanted_manager)
-    for remark in remarks:
+    overlooked = None if unread else project.environment_remark(request.entry_point)
+    for remark in filter(None, (*remarks, overlooked)):
         report(remark)
     ready = environment_manager(manager).find(environment, checkout.directory)
     tracking = connect(request.tracking_uri)

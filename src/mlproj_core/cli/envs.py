@@ -95,7 +95,7 @@ def build(uri: str, version: str | None, env_manager: str | None, entry_point: s
             remark(f"warning: {warning}")
         wanted = project.environment_of(entry_point)
         manager, remarks = choose_manager(wanted, env_manager or os.environ.get("MLPROJ_ENV_MANAGER") or None)
-        for line in remarks:
+        for line in filter(None, (*remarks, project.environment_remark(entry_point))):
             remark(line)
         environment = environment_manager(manager).ensure(wanted, checkout.directory, remark)
     if as_json:

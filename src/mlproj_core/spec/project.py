@@ -202,19 +202,34 @@ class Project:
         script = None if self.environment_source.known_to_mlflow else self.inline_script(entry_point)
         return script or self.environment
 
+    def environment_remark(self, entry_point: str) -> str | None:
+        """What people should know of `environment_of`: that a script's inline metadata has no say; None if nothing."""
+        source = self.environment_source
+        if not source.known_to_mlflow or not self._is_script(entry_point):
+            return None
+        if b"# /// script" not in (self.directory / entry_point).read_bytes():
+            return None
+        theirs = source.file or f"the project's {source.kind}_env"
+        return f"{entry_point} runs in the environment of {theirs}, as under MLflow; its inline metadata has no say"
+
     def inline_script(self, entry_point: str) -> InlineScriptSpec | None:
         """The inline metadata of a script that is no declared entry point; None if it has none, or is no such script.
 
         Raises:
             InvalidProject: the metadata cannot be used; it lists every problem in it.
         """
-        path = self.directory / entry_point
-        if entry_point in self.entry_points or not entry_point.endswith(".py") or not path.is_file():
+        if not self._is_script(entry_point):
             return None
+        path = self.directory / entry_point
         script, problems = read_inline_script(path, entry_point, str(path))
         if problems:
             raise invalid("The script's inline metadata cannot be used", problems)
         return script
+
+    def _is_script(self, entry_point: str) -> bool:
+        """Whether an entry point is a Python script of the project that is run by its file name."""
+        declared = entry_point in self.entry_points or not entry_point.endswith(".py")
+        return not declared and (self.directory / entry_point).is_file()
 
     def entry_point(self, name: str) -> EntryPoint:
         """An entry point by its name, or a `.py`, `.sh` or `.R` file of the project as one, as MLflow finds them.
