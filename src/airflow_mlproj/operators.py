@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
@@ -59,7 +60,8 @@ class MLProjectOperator(BaseOperator):
             `#subdirectory` if need be.
         entry_point: name of an entry point, or a `.py`, `.sh` or `.R` file of the project.
         version: for a Git project a branch, tag or commit.
-        parameters: values by parameter name.
+        parameters: values by parameter name; not those of secret parameters, which belong in `env_vars`, since Airflow
+            is shown what stands here.
         docker_args: arguments for `docker run`, for projects that run in a container.
         experiment_name: the experiment to record the run in, created if it does not exist; or
         experiment_id: its id.
@@ -366,6 +368,7 @@ class MLProjectOperator(BaseOperator):
                 turn=step.turn,
                 fresh_after=step.fresh_after,
                 handle=step.store.handle,
+                exposed=True,  # Airflow stores the rendered fields
                 report=self._say,
             )
         step.store.handle = run.handle
@@ -386,6 +389,7 @@ class MLProjectOperator(BaseOperator):
     def _show(self, context: Context, run: SubmittedRun) -> None:
         """Show where the run is, and what it runs, from now on."""
         request, record = run.request, run.record
+        self._mask(request.get("secrets", ()))
         self.commit, self.command = request.get("commit"), request.get("command")
         pages = {MLflowRunLink.xcom_key: record.url if record else None, BackendLink.xcom_key: run.page}
         self.pages = {key: url for key, url in pages.items() if url}
@@ -395,6 +399,15 @@ class MLProjectOperator(BaseOperator):
             context["ti"].xcom_push(key=key, value=value)
         # At the end Airflow would push them again, and an empty one for each that there is not.
         self.operator_extra_links = ()
+
+    def _mask(self, names: Iterable[str]) -> None:
+        """Mask the project's secret parameters in this task's log, should the project print one."""
+        from airflow.sdk.log import mask_secret
+
+        known = {**os.environ, **(self.env_vars.values if self.env_vars else {})}
+        for name in names:
+            if name in known:
+                mask_secret(str(known[name]))
 
     def _leave(self, context: Context, run: SubmittedRun, cursor: int, deadline: float | None) -> None:
         from airflow_mlproj.triggers import CURSOR_KEY, MLProjectRunTrigger, cursor_note

@@ -26,7 +26,8 @@ def mlproject_params(path: str | os.PathLike[str], entry_point: str = "main") ->
         entry_point: the entry point; of a manifest the one that it was written for.
 
     Returns:
-        A Param for each parameter, by its name. One that must be given has no default.
+        A Param for each parameter, by its name. One that must be given has no default. A secret one has none, since
+        Airflow stores what is given in a form: it belongs in the operator's `env_vars`.
 
     Raises:
         UserError: there is no such project, manifest or entry point.
@@ -39,7 +40,11 @@ def mlproject_params(path: str | os.PathLike[str], entry_point: str = "main") ->
         )
     schema = _manifest(place) if place.is_file() else _schema_of(place, entry_point)
     required = schema.get("required", ())
-    return {name: _param(rules, name in required) for name, rules in schema["properties"].items()}
+    return {
+        name: _param(rules, name in required)
+        for name, rules in schema["properties"].items()
+        if not rules.get("writeOnly")
+    }
 
 
 def _schema_of(directory: Path, entry_point: str) -> dict[str, Any]:

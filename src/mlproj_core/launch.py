@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,25 @@ if TYPE_CHECKING:
     from mlproj_core.sources import Checkout
     from mlproj_core.tracking import NewRun, Tracking
 
-__all__ = ["Launch"]
+__all__ = ["Launch", "visible"]
 
 KEPT_FROM_PROJECTS = ("MLPROJ_GIT_TOKEN",)
 """Variables of the caller that a project's process has no business with."""
+
+
+def visible(caller: Mapping[str, str], withhold: Iterable[str]) -> dict[str, str]:
+    """The caller's variables that a project's process may see.
+
+    Args:
+        caller: the caller's environment.
+        withhold: patterns (fnmatch) of those that it may not.
+    """
+    from fnmatch import fnmatchcase
+
+    withheld = (*KEPT_FROM_PROJECTS, *withhold)
+    return {
+        name: value for name, value in caller.items() if not any(fnmatchcase(name, pattern) for pattern in withheld)
+    }
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,7 @@ class Launch:
         new_run: the MLflow run to create.
         run_id: an existing MLflow run to use instead; None to create one.
         variables: environment variables for the project's process, on top of the caller's own. May be secret.
+        secrets: those of them that are secret parameters: names only.
         timeout: seconds from the start of the work until it is ended; None for no limit.
         backend_config: what the caller gave for the backend.
         tethered: whether the run ends with the process that asks for it (local backend).
@@ -50,7 +66,8 @@ class Launch:
     tracking: Tracking
     new_run: NewRun
     run_id: str | None = None
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = ()
     timeout: float | None = None
     backend_config: Mapping[str, Any] = field(default_factory=dict)
     tethered: bool = False
@@ -58,12 +75,7 @@ class Launch:
 
     def environment_of(self, caller: Mapping[str, str], record: Record) -> dict[str, str]:
         """The environment of the project's process: the caller's, with what the run adds. It may hold secrets."""
-        from fnmatch import fnmatchcase
-
-        withheld = (*KEPT_FROM_PROJECTS, *self.tracking.child_unset, *self.withhold)
-        variables = {
-            name: value for name, value in caller.items() if not any(fnmatchcase(name, pattern) for pattern in withheld)
-        }
+        variables = visible(caller, (*self.tracking.child_unset, *self.withhold))
         variables.update(self.variables)
         variables.update(self.tracking.child_secrets)
         variables.update(self.tracking.child_variables(record.run_id, record.experiment_id or ""))
@@ -82,6 +94,8 @@ class Launch:
             "entry_point": self.entry_point,
             "command": self.command,
             "parameters": dict(self.parameters),
+            # Only where there are any: a claim of an earlier release is the same request without.
+            **({"secrets": list(self.secrets)} if self.secrets else {}),
             "env_manager": self.env_manager,
             "backend_config": dict(self.backend_config),
             "timeout": self.timeout,

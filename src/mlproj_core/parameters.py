@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlproj_core.errors import InvalidParameters, UserError
+from mlproj_core.spec.argument import settle
 from mlproj_core.spec.problem import closest, invalid, shown
 from mlproj_core.spec.project import EntryPoint, Parameter
 from mlproj_core.spec.template import render
-from mlproj_core.spec.types import misfit
+from mlproj_core.spec.types import chosen, misfit
 
 __all__ = ["BoundEntryPoint", "bind", "json_schema"]
 
 
 @dataclass(frozen=True)
 class BoundEntryPoint:
-    """An entry point with a value for every parameter: ready to run.
+    """An entry point with a value for every parameter that needs one: ready to run.
 
     Attributes:
         name: the entry point's name.
@@ -28,6 +29,7 @@ class BoundEntryPoint:
             are quoted for the shell; a path is logged as it was given.
         values: the same values as plain text, under plain names.
         warnings: what is odd about the values but does not keep them from being used.
+        secrets: the values of secret parameters, which are in none of the others: variables of the project's process.
     """
 
     name: str
@@ -35,6 +37,7 @@ class BoundEntryPoint:
     parameters: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def bind(
@@ -43,16 +46,22 @@ def bind(
     storage_dir: str | os.PathLike[str] | None = None,
     *,
     check_local_paths: bool = True,
+    variables: Mapping[str, str] | None = None,
+    exposed: bool = False,
 ) -> BoundEntryPoint:
     """Check a caller's values and render the command with them.
 
     Args:
         entry_point: what to run.
         parameters: values by name. Those that the entry point does not declare are appended to its command, as
-            `--name value`.
+            `--name value`. None is no value to an optional parameter.
         storage_dir: as for MLflow's `compute_command`: given, local paths become absolute in the command, starting at
             the current working directory, as in every run; None leaves them as they are written.
         check_local_paths: whether local paths must exist here: the project runs as a local process.
+        variables: the environment variables in which secret parameters are looked up that are not given; by default
+            those of this process. An empty one is none.
+        exposed: whether others can read `parameters` where they stand, as on a command line: secret ones are refused
+            then, unless they are wrapped in something like pydantic's `SecretStr`, with a `get_secret_value()`.
 
     Raises:
         InvalidParameters: values are missing or do not fit their types; it lists all of them.
@@ -63,40 +72,46 @@ def bind(
         raise UserError(f"Parameters must be a mapping of names to values, got {shown(parameters)}.")
     if faulty := entry_point.command_problems():
         raise invalid(f"Entry point {entry_point.name!r} cannot run", faulty)
-    binder = _Binder(entry_point, {str(name): value for name, value in (parameters or {}).items()})
+    given = {str(name): value for name, value in (parameters or {}).items()}
+    binder = _Binder(entry_point, given, os.environ if variables is None else variables, exposed)
     binder.check(check_local_paths)
     if binder.problems:
         raise InvalidParameters(_headline(entry_point, binder.problems), binder.problems)
     values = binder.values
     extra = {name: text for name, text in values.items() if name not in entry_point.parameters}
-    logged = {name: shlex.quote(values[name]) for name in entry_point.parameters}
+    logged = {name: shlex.quote(values[name]) for name in entry_point.parameters if name in values}
     rendered = dict(logged)
     if storage_dir:
         for name, parameter in entry_point.parameters.items():
-            if parameter.type == "path":
+            if parameter.type == "path" and name in values:
                 rendered[name] = shlex.quote(os.path.abspath(_local_path(values[name]) or values[name]))  # noqa: PTH100
     if faulty := entry_point.command_problems(rendered):
         raise invalid(f"Entry point {entry_point.name!r} cannot run with these values", faulty)
     quoted_extra = {shlex.quote(name): shlex.quote(text) for name, text in extra.items()}
-    command = " ".join(
-        [render(entry_point.command, rendered), *(f"--{name} {text}" for name, text in quoted_extra.items())]
-    )
+    template = settle(entry_point.command, entry_point.parameters, rendered)
+    command = " ".join([render(template, rendered), *(f"--{name} {text}" for name, text in quoted_extra.items())])
     return BoundEntryPoint(
         name=entry_point.name,
         command=command,
         parameters={**logged, **quoted_extra},
         values=values,
         warnings=tuple(binder.warnings),
+        secrets=binder.secrets,
     )
 
 
 class _Binder:
     """Turns given and default values into text, and notes every problem on the way."""
 
-    def __init__(self, entry_point: EntryPoint, given: Mapping[str, Any]) -> None:
+    def __init__(
+        self, entry_point: EntryPoint, given: Mapping[str, Any], variables: Mapping[str, str], exposed: bool
+    ) -> None:
         self.entry_point = entry_point
         self.given = given
+        self.variables = variables
+        self.exposed = exposed
         self.values: dict[str, str] = {}
+        self.secrets: dict[str, str] = {}
         self.problems: list[str] = []
         self.warnings: list[str] = []
 
@@ -104,7 +119,11 @@ class _Binder:
         declared = self.entry_point.parameters
         extra = [name for name in self.given if name not in declared]
         for name, parameter in declared.items():
-            if name in self.given:
+            if parameter.secret:
+                self._check_secret(parameter)
+            elif parameter.optional and self.given.get(name) is None:
+                continue
+            elif name in self.given:
                 self._check_given(parameter, self.given[name], check_local_paths)
             elif parameter.required:
                 self.problems.append(
@@ -115,7 +134,13 @@ class _Binder:
         for name in extra:
             self.values[name] = text = _text(self.given[name])
             meant = closest(name, [other for other in declared if other not in self.given]) if declared else None
-            if "\0" in name or "\0" in text:
+            if meant is not None and declared[meant].secret:
+                self.problems.append(
+                    f"parameter {name!r}: it is not declared, and would be shown; did you mean {meant!r}, a secret?"
+                )
+            elif _unwrap(self.given[name]) is not None:
+                self.problems.append(f"parameter {name!r}: {_UNDECLARED}")
+            elif "\0" in name or "\0" in text:
                 self.problems.append(f"parameter {shown(name)}: the NUL character cannot be passed to a command")
             elif meant is not None and not declared[meant].required:
                 self.warnings.append(
@@ -130,7 +155,11 @@ class _Binder:
             if value is None and parameter.type != "string"
             else "contains the NUL character, which cannot be passed to a command"
             if "\0" in text
-            else misfit(parameter.type, text) or self._path_fault(parameter, text, check_local_paths)
+            else _UNDECLARED
+            if _unwrap(value) is not None
+            else misfit(parameter.type, text)
+            or self._path_fault(parameter, text, check_local_paths)
+            or self._choose(parameter, text)
         )
         if why is not None:
             self.problems.append(f"{self._label(parameter)}: {shown(value)} {why}")
@@ -139,9 +168,50 @@ class _Binder:
                 f"parameter {parameter.name!r} was given None, and the command gets the text 'None', as under MLflow; "
                 "leave the parameter out to use its default"
             )
+        elif parameter.optional and text == "None":
+            self.warnings.append(
+                f"parameter {parameter.name!r} is optional and was given the text 'None', which is a value; leave the "
+                "parameter out for no value"
+            )
+
+    def _choose(self, parameter: Parameter, text: str) -> str | None:
+        """Take a value as it is written where all are listed; why it is none of them."""
+        if parameter.type == "bool":
+            self.values[parameter.name] = text.capitalize()  # as Python and MLflow write a truth value
+        elif parameter.enum:
+            found = chosen(parameter.type, text, parameter.enum)
+            if found is None:
+                meant = closest(text, parameter.enum)
+                allowed = ", ".join(map(repr, parameter.enum))
+                return f"is none of {allowed}" + (f"; did you mean {meant!r}?" if meant else "")
+            self.values[parameter.name] = found
+        return None
+
+    def _check_secret(self, parameter: Parameter) -> None:
+        name, label = parameter.name, self._label(parameter)
+        given = self.given.get(name)
+        wrapped = _unwrap(given)
+        if given is not None and wrapped is None and self.exposed:
+            self.problems.append(
+                f"{label}: it is secret, and others could read it here; give it as the environment variable {name} "
+                "(--env-var, env_vars), or leave it out where that is set already"
+            )
+            return
+        text = self.variables.get(name, "") if given is None else _text(given) if wrapped is None else wrapped
+        if "\0" in text:
+            self.problems.append(f"{label}: the value contains the NUL character, which no variable can hold")
+        elif text:
+            self.secrets[name] = text
+        elif parameter.required:
+            self.problems.append(
+                f"{label}: no value given; it is secret, so set the environment variable {name}, or name that in "
+                "env_vars"
+            )
 
     def _check_default(self, parameter: Parameter, check_local_paths: bool) -> None:
         self.values[parameter.name] = text = str(parameter.default)
+        if parameter.enum:
+            self._choose(parameter, text)
         label = f"{self._label(parameter)}: the default {shown(parameter.default)}"
         why = misfit(parameter.type, text)
         fatal = self._path_fault(parameter, text, check_local_paths)
@@ -171,11 +241,20 @@ class _Binder:
 
     def _label(self, parameter: Parameter) -> str:
         where = f", line {parameter.line}" if parameter.line is not None else ""
-        return f"parameter {parameter.name!r} ({parameter.type}{where})"
+        return f"parameter {parameter.name!r} ({'secret' if parameter.secret else parameter.type}{where})"
 
     def _meant(self, name: str, extra: list[str]) -> str:
         written = closest(name, extra) if extra else None
         return f"; {written!r} was given, which it does not declare: did you mean {name!r}?" if written else ""
+
+
+_UNDECLARED = "is given as a secret, but would be shown: it is not declared as one (secret: true)"
+
+
+def _unwrap(value: Any) -> str | None:
+    """The text in a value of a type such as pydantic's `SecretStr`, which no message shows; None of any other value."""
+    get = getattr(value, "get_secret_value", None)
+    return str(get()) if callable(get) else None
 
 
 def _headline(entry_point: EntryPoint, problems: list[str]) -> str:
@@ -224,6 +303,8 @@ def json_schema(entry_point: EntryPoint) -> dict[str, Any]:
     """A JSON Schema (draft 2020-12) of the values an entry point takes.
 
     The default of a string is the text that the command gets. A default that does not fit its type is given as text.
+    An optional parameter may be null. A secret one is marked `writeOnly`, and is not required, since it may be there as
+    an environment variable.
     """
     properties = {name: _property(parameter) for name, parameter in entry_point.parameters.items()}
     project = entry_point.project
@@ -234,7 +315,9 @@ def json_schema(entry_point: EntryPoint) -> dict[str, Any]:
         + (f"the MLproject {project}" if project else "an MLproject without a name"),
         "type": "object",
         "properties": properties,
-        "required": [name for name, parameter in entry_point.parameters.items() if parameter.required],
+        "required": [
+            name for name, parameter in entry_point.parameters.items() if parameter.required and not parameter.secret
+        ],
         "additionalProperties": True,
     }
 
@@ -245,6 +328,7 @@ _SCHEMA_TYPES: dict[str, dict[str, str]] = {
     "int": {"type": "integer"},
     "path": {"type": "string", "format": "path"},
     "uri": {"type": "string", "format": "uri"},
+    "bool": {"type": "boolean"},
 }
 
 
@@ -252,13 +336,27 @@ def _property(parameter: Parameter) -> dict[str, Any]:
     described: dict[str, Any] = dict(_SCHEMA_TYPES[parameter.type])
     if parameter.description is not None:
         described["description"] = parameter.description
-    if parameter.default is None:
-        return described
-    text = str(parameter.default)
-    described["default"] = text
-    if misfit(parameter.type, text) is None:
-        if parameter.type == "int":
-            described["default"] = int(text)
-        elif parameter.type == "float" and (number := float(text)) - number == 0:  # JSON knows no infinity
-            described["default"] = number
+    if parameter.enum:
+        described["enum"] = [_typed(parameter.type, text) for text in parameter.enum]
+    if parameter.secret:
+        described["writeOnly"] = True
+    elif parameter.optional:
+        described["type"] = [described["type"], "null"]
+        if parameter.enum:
+            described["enum"].append(None)
+    if parameter.default is not None:
+        described["default"] = _typed(parameter.type, str(parameter.default))
     return described
+
+
+def _typed(parameter_type: str, text: str) -> Any:
+    """A text as a JSON value of its type; what does not fit, or JSON lacks, stays text."""
+    if misfit(parameter_type, text) is not None:
+        return text
+    if parameter_type == "bool":
+        return text.lower() == "true"
+    if parameter_type == "int":
+        return int(text)
+    if parameter_type == "float" and (number := float(text)) - number == 0:  # JSON knows no infinity
+        return number
+    return text

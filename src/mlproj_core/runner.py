@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlproj_core.claim import read_turn
 from mlproj_core.handle import RunHandle
-from mlproj_core.launch import Launch
+from mlproj_core.launch import Launch, visible
 from mlproj_core.locations import state_dir
 from mlproj_core.report import Report, log
 from mlproj_core.request import RunRequest, read_backend_config
@@ -65,7 +65,8 @@ def run(
         uri: the project: a local directory, an archive or a Git URI, each with `#subdirectory` if need be.
         entry_point: name of an entry point, or a `.py`, `.sh` or `.R` file of the project.
         version: for a Git project a branch, tag or commit.
-        parameters: values by parameter name; names that the entry point does not declare become `--name value`.
+        parameters: values by parameter name; names that the entry point does not declare become `--name value`. A
+            secret parameter may be given in `env_vars` too, or be there as a variable of this process.
         docker_args: arguments for `docker run`, for projects that run in a container.
         experiment_name: the experiment to record the run in, created if it does not exist; or
         experiment_id: its id.
@@ -160,6 +161,7 @@ def submit_request(
     turn: int | list[int] | tuple[int, ...] | None = None,
     fresh_after: int | list[int] | tuple[int, ...] = 0,
     handle: RunHandle | None = None,
+    exposed: bool = False,
     report: Report = log,
 ) -> SubmittedRun:
     """As `submit`, with the arguments that say what to run in one value.
@@ -168,6 +170,7 @@ def submit_request(
         request: what to run.
         tethered: whether the run ends with this process, unless `backend_config["detach"]` says otherwise.
         key: see `submit`; so too for turn, fresh_after, handle and report.
+        exposed: whether others can read the request's `parameters`, as on a command line: secret ones are refused.
     """
     from mlproj_core import protocol
     from mlproj_core.backends import load_backend
@@ -190,7 +193,7 @@ def submit_request(
     scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
     checkout = fetch(os.fspath(request.uri), request.version, into=scratch, token=request.git_token, report=report)
     try:
-        launch = _launch(request, checkout, config, tethered=tethered, report=report)
+        launch = _launch(request, checkout, config, tethered=tethered, exposed=exposed, report=report)
         return attach(protocol.submit(backend, launch, asker, report), report)
     finally:
         if checkout.owned is not None:  # still here: another attempt counts, or none was started
@@ -200,17 +203,30 @@ def submit_request(
 
 
 def _launch(
-    request: RunRequest, checkout: Checkout, config: Mapping[str, Any], *, tethered: bool, report: Report
+    request: RunRequest,
+    checkout: Checkout,
+    config: Mapping[str, Any],
+    *,
+    tethered: bool,
+    exposed: bool,
+    report: Report,
 ) -> Launch:
     """From a project's files to what a backend starts: load, bind, choose the environment, meet the tracking server."""
     from mlproj_core.environments import build_request, choose_manager, environment_manager
+    from mlproj_core.parameters import bind
     from mlproj_core.spec import load_project
     from mlproj_core.tracking import NewRun, connect, system_tags
 
     project = load_project(checkout.directory)
-    bound = project.entry_point(request.entry_point).bind(
-        request.parameters or {}, storage_dir=request.storage_dir or str(state_dir())
+    variables = {str(name): str(value) for name, value in (request.env_vars or {}).items()}
+    bound = bind(
+        project.entry_point(request.entry_point),
+        request.parameters,
+        storage_dir=request.storage_dir or str(state_dir()),
+        variables={**visible(os.environ, request.withhold), **variables},
+        exposed=exposed,
     )
+    variables.update(bound.secrets)
     for warning in (*project.warnings, *bound.warnings):
         report(f"warning: {warning}")
     wanted_manager = request.env_manager or os.environ.get("MLPROJ_ENV_MANAGER") or None
@@ -238,7 +254,6 @@ def _launch(
     )
     if checkout.digest is not None:
         system[DIGEST_TAG] = checkout.digest
-    variables = {str(name): str(value) for name, value in (request.env_vars or {}).items()}
     if wanted_manager:  # so that a project which starts further projects starts them in the same way
         variables.setdefault("MLPROJ_ENV_MANAGER", wanted_manager)
     return Launch(
@@ -264,6 +279,7 @@ def _launch(
         ),
         run_id=request.run_id,
         variables=variables,
+        secrets=tuple(sorted(bound.secrets)),
         timeout=request.timeout,
         backend_config=config,
         tethered=tethered,

@@ -280,7 +280,7 @@ class MLProject(JobBlock):  # type: ignore[type-arg] # `JobBlock[...]` would be 
         if git is not None:
             arguments["git_token"] = git.token_for(self.uri)
         with lend(block.variables()) if block is not None else nullcontext():
-            return ProjectRun.of(submit_request(RunRequest(**arguments), report=self._say), block)
+            return ProjectRun.of(submit_request(RunRequest(**arguments), exposed=True, report=self._say), block)
 
     def _say(self, line: str) -> None:
         (self.logger.warning if line.startswith("warning") else self.logger.info)(f"[mlproj] {line}")

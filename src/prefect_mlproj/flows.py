@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
+from prefect.blocks.system import Secret
 from prefect.flows import Flow
 from prefect.utilities.hashing import file_hash
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from mlproj_core.errors import UserError
 from mlproj_core.locations import state_dir
@@ -36,7 +37,7 @@ _TAKEN = ("cls", "return_state", "self", "wait_for")
 _PREFIXES = ("model_dump", "model_validate", "v__")
 """Beginnings of names that Pydantic, or Prefect's check of a call's arguments, keeps for itself."""
 
-_TYPES: dict[str, Any] = {"integer": int, "number": float, "string": str}
+_TYPES: dict[str, Any] = {"integer": int, "number": float, "string": str, "boolean": bool}
 
 _HINTS = {"path": "A local path.", "uri": "A URI."}
 """What the form says of a parameter that has no description, by its format."""
@@ -149,7 +150,8 @@ def project_flow(
     title = project.name or project_name(uri)
 
     def body(**values: Any) -> Any:
-        given = {each: values[names[each]] for each in names if names[each] in values}
+        # None is what the form gives for an optional parameter that is left empty, and for a secret one.
+        given = {each: values[names[each]] for each in names if values.get(names[each]) is not None}
         # What is left at its default is the project's own affair: its text reaches the command as it is written there.
         given = {each: value for each, value in given.items() if not _is_default(value, schema["properties"][each])}
         return run_project(uri, entry_point, version, given, **options, _sync=True)
@@ -178,8 +180,9 @@ def _parameter(identifier: str, name: str, rules: Mapping[str, Any]) -> inspect.
         name: that of the project's parameter.
         rules: the JSON Schema of its values.
     """
-    kind: Any = _TYPES[rules["type"]]
-    default = rules.get("default", inspect.Parameter.empty)
+    kind, default = _kind(rules), rules.get("default", inspect.Parameter.empty)
+    if rules.get("writeOnly") or _is_optional(rules):
+        kind, default = kind | None, None
     if isinstance(default, str) and kind is not str:
         kind = kind | str  # a default that does not fit its type runs all the same
     shown: dict[str, Any] = {"title": name}
@@ -190,6 +193,28 @@ def _parameter(identifier: str, name: str, rules: Mapping[str, Any]) -> inspect.
     # Not as a `Field` that is the default: that would be the value where Prefect's older releases call the flow.
     annotation: Any = Annotated[kind, BeforeValidator(_plain), Field(json_schema_extra=shown)]
     return inspect.Parameter(identifier, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _kind(rules: Mapping[str, Any]) -> Any:
+    """The type of a parameter's values."""
+    if rules.get("writeOnly"):
+        return Secret  # Prefect stores what a form is given: of a block it is the block's name
+    kind: Any = _TYPES[rules["type"][0] if _is_optional(rules) else rules["type"]]
+    allowed = [value for value in rules.get("enum", ()) if value is not None]
+    if not allowed:
+        return kind
+
+    def check(value: Any) -> Any:
+        if value not in allowed:
+            raise ValueError(f"{value!r} is none of {', '.join(map(repr, allowed))}")
+        return value
+
+    # No Literal: that would refuse the text of a number, which fits elsewhere.
+    return Annotated[kind, AfterValidator(check), Field(json_schema_extra={"enum": allowed})]
+
+
+def _is_optional(rules: Mapping[str, Any]) -> bool:
+    return isinstance(rules["type"], list)
 
 
 def _plain(value: Any) -> Any:

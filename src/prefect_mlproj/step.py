@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from prefect.blocks.system import Secret
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import TerminationSignal
@@ -306,6 +307,10 @@ class Submission(Step):
             UserError: it cannot be.
         """
         given = {name: value for name, value in self._arguments.items() if name in RunRequest.__dataclass_fields__}
+        given["parameters"] = {
+            name: value.value if isinstance(value, Secret) else value
+            for name, value in (given["parameters"] or {}).items()
+        }
         given["backend_config"] = read_backend_config(given["backend_config"])
         given["tags"] = {**self._tags(), **(given["tags"] or {})}
         given["withhold"] = PREFECTS_OWN
@@ -331,7 +336,8 @@ class Submission(Step):
         """Submit the run, or find the one that is at it, and show it in Prefect."""
         from mlproj_core.runner import submit_request
 
-        run = submit_request(self.request, tethered=True, key=self.key, turn=self.turn, report=self.say)
+        # Of a call's parameters its key holds a digest, which tells who guesses that a guess was right.
+        run = submit_request(self.request, tethered=True, key=self.key, turn=self.turn, exposed=True, report=self.say)
         self.gallery.show_link(run)
         return run
 

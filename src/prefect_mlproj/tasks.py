@@ -183,7 +183,8 @@ def _run_project(
         uri: the project: a local directory, an archive or a Git URI, each with `#subdirectory` if need be.
         entry_point: name of an entry point, or a `.py`, `.sh` or `.R` file of the project.
         version: for a Git project a branch, tag or commit.
-        parameters: values by parameter name; names that the entry point does not declare become `--name value`.
+        parameters: values by parameter name; names that the entry point does not declare become `--name value`. That of
+            a secret parameter is a `Secret` block or a pydantic `SecretStr`.
         docker_args: arguments for `docker run`, for projects that run in a container.
         experiment_name: the experiment to record the run in, created if it does not exist; or
         experiment_id: its id.

@@ -489,3 +489,72 @@ def test_any_damaged_file_is_loaded_or_refused_as_by_mlflow(text: str, mlflow: M
     else:
         assert "error" not in theirs, (ours, theirs)
         assert told(ours) == understood(theirs)
+
+
+# Projects of `mlproj: 1`, which MLflow reads as if that were not there
+
+OPTED_IN = """\
+name: tuner
+mlproj: 1
+entry_points:
+  main:
+    parameters:
+      criterion: {enum: [gini, entropy], default: gini}
+      depth: {type: int, enum: [1, 2, 3], optional: true}
+      rate: {type: float, optional: true}
+      note: {optional: true}
+      verbose: {type: bool, default: false}
+    command: "python train.py --criterion {criterion} --depth={depth} --rate {rate} --verbose {verbose} -- {note}"
+  secretive:
+    parameters:
+      API_TOKEN: {secret: true}
+    command: "python train.py"
+"""
+
+
+def test_a_project_that_opts_in_is_read_by_mlflow_with_every_addition_as_text(mlflow: Mlflow, workshop: Path) -> None:
+    (workshop / "MLproject").write_text(OPTED_IN)
+    answer = mlflow.ask(workshop)["project"]
+    assert "error" not in answer, answer
+    ours = told(load_project(workshop))
+    main = ours["entry_points"][0]
+    assert [name for name, kind, _ in main[2] if kind == "bool"] == ["verbose"]
+    main[2] = [[name, "string" if kind == "bool" else kind, default] for name, kind, default in main[2]]
+    assert ours == understood(answer)
+
+
+@generated
+@given(
+    depth=st.sampled_from([1, 2, 3]),
+    rate=st.floats(allow_nan=False),
+    note=texts.filter(lambda text: text != "None"),
+    criterion=st.sampled_from(["gini", "entropy"]),
+)
+def test_where_everything_has_a_value_the_command_is_mlflows_but_for_what_follows_a_flag(
+    depth: int, rate: float, note: str, criterion: str, mlflow: Mlflow, workshop: Path
+) -> None:
+    (workshop / "MLproject").write_text(OPTED_IN)
+    values = {"depth": depth, "rate": rate, "note": note, "criterion": criterion, "verbose": True}
+    run = {"entry_point": "main", "parameters": values, "storage_dir": None}
+    [theirs] = mlflow.ask(workshop, [run])["runs"]
+    ours = load_project(workshop).entry_point("main").bind(values)
+    assert theirs["command"].count("--verbose True --") == 1
+    assert ours.command == theirs["command"].replace("--verbose True --", "--verbose --", 1)
+    assert ours.parameters == theirs["parameters"]
+
+
+def test_what_mlflow_makes_of_no_value_and_of_a_secret_is_what_the_docs_say(mlflow: Mlflow, workshop: Path) -> None:
+    (workshop / "MLproject").write_text(OPTED_IN)
+    left_out, none, missing, secret = mlflow.ask(
+        workshop,
+        [
+            {"entry_point": "main", "parameters": {}, "storage_dir": None},
+            {"entry_point": "main", "parameters": {"depth": None, "rate": 1, "note": 1}, "storage_dir": None},
+            {"entry_point": "secretive", "parameters": {}, "storage_dir": None},
+            {"entry_point": "secretive", "parameters": {"API_TOKEN": "sesame"}, "storage_dir": None},
+        ],
+    )["runs"]
+    assert left_out["message"] == "No value given for missing parameters: 'depth', 'rate', 'note'"
+    assert "--depth=None --rate 1 --verbose False" in none["command"]
+    assert missing["message"] == "No value given for missing parameters: 'API_TOKEN'"
+    assert secret["parameters"] == {"API_TOKEN": "sesame"}

@@ -459,6 +459,9 @@ def test_a_description_is_plain_json_with_everything_a_caller_asks_for(directory
         "default": 0.5,
         "required": False,
         "description": "how much",
+        "enum": None,
+        "optional": False,
+        "secret": False,
         "line": 8,
     }
     assert described["environment"]["kind"] == "python"

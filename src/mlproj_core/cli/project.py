@@ -90,7 +90,7 @@ def _show(described: Mapping[str, Any]) -> None:
     rows = []
     for name, entry_point in described["entry_points"].items():
         cells = [
-            [one["name"], one["type"], "(required)" if one["required"] else str(one["default"])]
+            [one["name"], " | ".join(one["enum"] or [one["type"]]), _default_words(one)]
             for one in entry_point["parameters"].values()
         ]
         rows += [[name if row == 0 else "", *cell] for row, cell in enumerate(cells or [["", "", ""]])]
@@ -104,6 +104,14 @@ def _show(described: Mapping[str, Any]) -> None:
     for entry_point in described["entry_points"].values():
         for problem in entry_point["problems"]:
             remark(f"warning: entry point {entry_point['name']!r} cannot run: {problem['message']}")
+
+
+def _default_words(parameter: Mapping[str, Any]) -> str:
+    if parameter["secret"]:
+        return "(secret, optional)" if parameter["optional"] else "(secret)"
+    if parameter["optional"]:
+        return "(optional)"
+    return "(required)" if parameter["required"] else str(parameter["default"])
 
 
 def _words(value: Any) -> str:

@@ -132,7 +132,7 @@ def run(context: click.Context, /, as_json: bool, **given: Any) -> int:
 
     request = _request(context, given)
     screen = Screen(sys.stderr.buffer if as_json else sys.stdout.buffer)
-    ending = see_through(lambda: submit_request(request, tethered=True, report=screen.report), screen)
+    ending = see_through(lambda: submit_request(request, tethered=True, exposed=True, report=screen.report), screen)
     if ending.left or ending.run is None:
         return ending.exit_status or 1
     sighting = sight(ending.run)
@@ -169,7 +169,7 @@ def submit(
     request = _request(context, given)
     if read_backend_config(request.backend_config).get("detach") is False:
         raise click.UsageError("A tethered run ends with the process that asked for it, here at once: use mlproj run.")
-    submitted = submit_request(request, key=key, turn=turn, fresh_after=fresh_after or 0, report=remark)
+    submitted = submit_request(request, key=key, turn=turn, fresh_after=fresh_after or 0, exposed=True, report=remark)
     click.echo(submitted.handle.to_json())
 
 

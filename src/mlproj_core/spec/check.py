@@ -10,12 +10,13 @@ from typing import Any
 
 from mlproj_core.spec.document import Document
 from mlproj_core.spec.environment import CONDA_ENV_KEYS, read_conda_env, read_python_env
+from mlproj_core.spec.extension import EXTENSION_KEYS, OPT_IN, PARAMETER_KEYS
 from mlproj_core.spec.inline_script import read_inline_script
 from mlproj_core.spec.mlproject import MLPROJECT_KEYS, ProjectReader
 from mlproj_core.spec.problem import Problem, closest, shown
 from mlproj_core.spec.project import EntryPoint, Parameter, Project
 from mlproj_core.spec.template import placeholders
-from mlproj_core.spec.types import MEANT, TYPES, misfit
+from mlproj_core.spec.types import EXTENDED_TYPES, MEANT, MEANT_EXTENDED, TYPES, misfit
 from mlproj_core.spec.uv_project import read_uv_project
 
 __all__ = ["check_project"]
@@ -42,7 +43,8 @@ def check_project(directory: str | Path) -> list[Problem]:
         entry_points = content.get("entry_points")
         for key, entry_point_content in entry_points.items() if isinstance(entry_points, dict) else ():
             if isinstance(entry_point_content, dict):
-                problems += _check_entry_point(document, project.entry_points[str(key)], entry_point_content)
+                entry_point = project.entry_points[str(key)]
+                problems += _check_entry_point(document, entry_point, entry_point_content, project.mlproj)
         if project.environment_source.kind == "docker" and project.name is None:
             message = "the project has no name, which MLflow needs for the name of its image"
             problems.append(document.problem(message, "write 'name:'", severity="warning"))
@@ -50,25 +52,30 @@ def check_project(directory: str | Path) -> list[Problem]:
     return [*problems, *_check_environment(project), *_check_scripts(project, reader.shown_directory)]
 
 
-def _check_entry_point(document: Document, entry_point: EntryPoint, content: dict[Any, Any]) -> Iterator[Problem]:
+def _check_entry_point(
+    document: Document, entry_point: EntryPoint, content: dict[Any, Any], mlproj: int | None
+) -> Iterator[Problem]:
     name = f"entry point {entry_point.name!r}"
     yield from _unknown_keys(document, content, ("parameters", "command"), name)
     yield from entry_point.command_problems()
     parameters = content.get("parameters")
     for key, value in parameters.items() if isinstance(parameters, dict) else ():
-        if isinstance(value, dict):
-            yield from _unknown_keys(document, value, ("type", "default"), f"parameter {str(key)!r}")
+        if isinstance(value, dict) and mlproj is None:  # else they are errors
+            known = (*PARAMETER_KEYS, "secret")  # of which the reader warns
+            yield from _unknown_keys(document, value, known, f"parameter {str(key)!r}", EXTENSION_KEYS)
         if str(key) in entry_point.parameters:
-            yield from _check_parameter(document, entry_point.parameters[str(key)])
+            yield from _check_parameter(document, entry_point.parameters[str(key)], mlproj)
     yield from _check_placeholders(document, entry_point)
 
 
-def _check_parameter(document: Document, parameter: Parameter) -> Iterator[Problem]:
+def _check_parameter(document: Document, parameter: Parameter, mlproj: int | None) -> Iterator[Problem]:
     at = (parameter.line, parameter.column)
     declared = parameter.declared_type
-    if declared is not None and declared not in TYPES:
+    if mlproj is None and declared is not None and declared not in TYPES:
         meant = MEANT.get(declared.lower()) or closest(declared, TYPES)
         remedy = f"did you mean {meant!r}?" if meant else f"the types are {', '.join(TYPES)}"
+        if (extended := MEANT_EXTENDED.get(declared.lower(), declared)) in EXTENDED_TYPES and extended not in TYPES:
+            remedy = f"{OPT_IN}, as 'type: {extended}'"
         message = f"the type {shown(declared)} of parameter {parameter.name!r} is unknown and read as string"
         yield document.problem(message, remedy, at=at, severity="warning")
     if parameter.default is not None and (why := misfit(parameter.type, str(parameter.default))):
@@ -99,14 +106,16 @@ def _check_placeholders(document: Document, entry_point: EntryPoint) -> Iterator
     except ValueError:
         return  # braces that do not match are reported as an error
     for parameter in entry_point.parameters.values():
-        if parameter.name not in used:
+        if parameter.name not in used and not parameter.secret:
             message = f"the command of entry point {entry_point.name!r} does not use its parameter {parameter.name!r}"
             at_parameter = (parameter.line, parameter.column)
             remedy = f"write {{{parameter.name}}} where its value belongs; declared parameters are not appended"
             yield document.problem(message, remedy, at=at_parameter, severity="warning")
 
 
-def _unknown_keys(document: Document, content: dict[Any, Any], known: Collection[str], what: str) -> Iterator[Problem]:
+def _unknown_keys(
+    document: Document, content: dict[Any, Any], known: Collection[str], what: str, extended: Collection[str] = ()
+) -> Iterator[Problem]:
     for key in content:
         if key in known or key == "description":
             continue
@@ -114,6 +123,8 @@ def _unknown_keys(document: Document, content: dict[Any, Any], known: Collection
         head = text.partition(":")[0]
         if head in known and head != text:  # {type: float, default:0.1}
             remedy = f"write a space after the colon: {head}: {text.partition(':')[2]}"
+        elif text in extended:
+            remedy = OPT_IN
         else:
             meant = closest(text, known)
             remedy = f"did you mean {meant!r}?" if meant else f"remove it; the keys are {', '.join(known)}"

@@ -18,9 +18,10 @@ def describe(project: Project) -> dict[str, Any]:
 
     Returns:
         `name`, `directory`, `file`, `entry_points` (by name: `command`, `line`, `problems`, and `parameters` by name:
-        `type`, `declared_type`, `default`, `required`, `description`, `line`), `environment` (`kind`, `path` and what
-        it holds, or `problems` if its file cannot be used), `scripts` (by name, of those that are run in an environment
-        of their own: `python`, `dependencies`, `tool_uv`, `locked`, or `problems`), `databricks_spark_job`, `warnings`.
+        `type`, `declared_type`, `default`, `required`, `description`, `enum`, `optional`, `secret`, `line`),
+        `environment` (`kind`, `path` and what it holds, or `problems` if its file cannot be used), `scripts` (by name,
+        of those that are run in an environment of their own: `python`, `dependencies`, `tool_uv`, `locked`, or
+        `problems`), `databricks_spark_job`, `warnings`, `mlproj` (see `Project`).
     """
     return {
         "name": project.name,
@@ -31,6 +32,7 @@ def describe(project: Project) -> dict[str, Any]:
         "scripts": _scripts(project),
         "databricks_spark_job": _plain(asdict(project.databricks_spark_job)) if project.databricks_spark_job else None,
         "warnings": [problem.to_dict() for problem in project.warnings],
+        "mlproj": project.mlproj,
     }
 
 
@@ -53,6 +55,9 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
         "default": str(parameter.default) if isinstance(parameter.default, (list, dict)) else _plain(parameter.default),
         "required": parameter.required,
         "description": parameter.description,
+        "enum": list(parameter.enum) or None,
+        "optional": parameter.optional,
+        "secret": parameter.secret,
         "line": parameter.line,
     }
 

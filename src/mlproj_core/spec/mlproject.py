@@ -9,6 +9,7 @@ from typing import Any
 from mlproj_core.errors import UserError
 from mlproj_core.spec.document import Document, UnreadableDocument, kind, read_document
 from mlproj_core.spec.environment import DatabricksSparkJobSpec, DockerEnvSpec
+from mlproj_core.spec.extension import OPT_IN, VERSION, VERSION_KEY, read_extended, version_problem
 from mlproj_core.spec.problem import Problem, invalid, shown
 from mlproj_core.spec.project import EntryPoint, EnvironmentSource, Parameter, Project
 from mlproj_core.spec.types import read_type
@@ -21,7 +22,7 @@ MLPROJECT = "MLproject"
 ENVIRONMENT_KEYS = ("docker_env", "python_env", "conda_env")
 """In the order in which MLflow looks at them."""
 
-MLPROJECT_KEYS = ("name", "entry_points", *ENVIRONMENT_KEYS, "databricks_spark_job")
+MLPROJECT_KEYS = ("name", "entry_points", *ENVIRONMENT_KEYS, "databricks_spark_job", VERSION_KEY)
 
 DEFAULT_ENVIRONMENTS = (("python", "python_env.yaml"), ("conda", "conda.yaml"))
 """The environment files that are used without being named, the first that exists."""
@@ -63,6 +64,7 @@ class ProjectReader:
         self.document: Document | None = None
         self._content: dict[Any, Any] = {}
         self._name: str | None = None
+        self._mlproj: int | None = None
 
     def read(self) -> Project:
         """The project; not to be used if there are errors among the problems.
@@ -91,6 +93,7 @@ class ProjectReader:
             environment_source=self._environment_source() if job is None else EnvironmentSource("none"),
             databricks_spark_job=job,
             warnings=tuple(problem for problem in self.problems if problem.severity == "warning"),
+            mlproj=self._mlproj,
         )
 
     # Files
@@ -128,6 +131,10 @@ class ProjectReader:
     def _read_content(self, document: Document) -> None:
         if isinstance(document.value, dict):
             self._content = document.value
+            if VERSION_KEY in self._content:
+                self._mlproj = VERSION
+                if problem := version_problem(document, self._content):
+                    self.problems.append(problem)
         elif document.value is None:
             remedy = "write at least 'name:' and 'entry_points:'; without the file, scripts can be run by their names"
             self.problems.append(document.problem("the file is empty", remedy))
@@ -180,10 +187,17 @@ class ProjectReader:
             message = f"the command of entry point {name!r} must be text, found {kind(command)}"
             at = document.value_position(content, "command")
             problems = (document.problem(message, "write it as one text, in quotes", at=at),)
+        parameters = self._parameters(name, content)
+        if self._mlproj is not None:
+            declared = content.get("parameters")
+            for key, value in declared.items() if isinstance(declared, dict) else ():
+                if str(key) in parameters:
+                    parameters[str(key)], faulty = read_extended(parameters[str(key)], value, document)
+                    problems = (*problems, *faulty)
         return EntryPoint(
             name=name,
             command=command if isinstance(command, str) else "",
-            parameters=self._parameters(name, content),
+            parameters=parameters,
             line=line,
             project=self._name,
             file=document.file,
@@ -205,6 +219,12 @@ class ProjectReader:
             if isinstance(value, str):
                 parameters[name] = Parameter(name, read_type(value), value, None, line, column)
             elif isinstance(value, dict):
+                if self._mlproj is None and value.get("secret"):
+                    at = self.document.key_position(value, "secret")
+                    message = (
+                        f"parameter {name!r} is marked as secret, which is ignored: its value is shown and recorded"
+                    )
+                    self.problems.append(self.document.problem(message, OPT_IN, at=at, severity="warning"))
                 written = value.get("type")
                 declared_type = None if written is None else str(written)
                 description = value.get("description")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlproj_core.errors import UserError
+from mlproj_core.spec.argument import argument_faults, settle
 from mlproj_core.spec.environment import (
     CondaEnvSpec,
     DatabricksSparkJobSpec,
@@ -39,12 +40,16 @@ class Parameter:
 
     Attributes:
         name: its name.
-        type: "string", "float", "int", "path" or "uri".
-        declared_type: the type as written; None when none is. Any name but those five is read as string.
+        type: "string", "float", "int", "path" or "uri"; in a project of `mlproj: 1` also "bool".
+        declared_type: the type as written; None when none is. Any name but those is read as string.
         default: the YAML value used when the caller gives none; None: the caller must give one.
         line: its line in the MLproject, from 1.
         column: its column, from 1.
         description: what it is for, from a key `description`, which MLflow ignores.
+        enum: the values it may have, as text; empty: any that fits its type. This and what follows is given in a
+            project of `mlproj: 1` only.
+        optional: whether it may be without a value: then its argument is not in the command.
+        secret: whether its value is passed in the environment variable of its name, and never shown.
     """
 
     name: str
@@ -54,11 +59,14 @@ class Parameter:
     line: int | None = None
     column: int | None = None
     description: str | None = None
+    enum: tuple[str, ...] = ()
+    optional: bool = False
+    secret: bool = False
 
     @property
     def required(self) -> bool:
         """Whether the caller must give a value."""
-        return self.default is None
+        return self.default is None and not self.optional
 
 
 @dataclass(frozen=True)
@@ -102,11 +110,13 @@ class EntryPoint:
         """Everything that keeps the command from being rendered.
 
         Args:
-            values: the quoted values of the declared parameters; without them only what is wrong for every value is
-                found.
+            values: the quoted values of the declared parameters that have one; without them only what is wrong for
+                every value is found.
         """
         problems = list(self.problems)
-        for fault in faults(self.command, self.parameters, values):
+        found = argument_faults(self.command, self.parameters)
+        settled = self.command if values is None or found else settle(self.command, self.parameters, values)
+        for fault in (*found, *faults(settled, self.parameters, values)):
             line, column = (
                 self.command_source.locate(fault.text, fault.occurrence) if self.command_source else (self.line, None)
             )
@@ -151,6 +161,7 @@ class Project:
         environment_source: which environment it asks for; `environment` reads what that says.
         databricks_spark_job: set when it runs as a Databricks Spark job.
         warnings: what is odd about its MLproject but does not keep it from running.
+        mlproj: the version of mlproj's own additions to the format that it asks for; None: it is read as by MLflow.
     """
 
     name: str | None
@@ -160,6 +171,7 @@ class Project:
     environment_source: EnvironmentSource = EnvironmentSource()
     databricks_spark_job: DatabricksSparkJobSpec | None = None
     warnings: tuple[Problem, ...] = ()
+    mlproj: int | None = None
 
     @cached_property
     def environment(self) -> PythonEnvSpec | UvProjectSpec | CondaEnvSpec | DockerEnvSpec | None:

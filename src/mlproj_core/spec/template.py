@@ -20,6 +20,7 @@ class Placeholder:
         name: the parameter it names.
         access: what follows the name, such as `[0]`; empty mostly.
         nested: the parameters named inside its format specification.
+        at: where it begins in the command.
         occurrence: how many times the same text stands before it in the command.
         after_dollar: whether it was probably meant for the shell: `${…}`.
     """
@@ -28,6 +29,7 @@ class Placeholder:
     name: str
     access: str
     nested: tuple[Placeholder, ...]
+    at: int
     occurrence: int
     after_dollar: bool
 
@@ -77,6 +79,7 @@ def placeholders(command: str) -> Iterator[Placeholder]:
             name=name[:cut],
             access=name[cut:],
             nested=tuple(placeholders(specification)) if specification else (),
+            at=at,
             occurrence=command.count(text, 0, at),
             after_dollar=command[at - 1 : at] == "$",
         )

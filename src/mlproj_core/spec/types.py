@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-__all__ = ["MEANT", "TYPES", "misfit", "read_type"]
+__all__ = ["EXTENDED_TYPES", "MEANT", "MEANT_EXTENDED", "TYPES", "chosen", "misfit", "read_type"]
 
 TYPES = ("string", "float", "int", "path", "uri")
+
+EXTENDED_TYPES = (*TYPES, "bool")
+"""Those of a project of `mlproj: 1`."""
 
 MEANT = {
     "str": "string",
@@ -23,6 +27,9 @@ MEANT = {
     "directory": "path",
 }
 """What other type names probably mean. They are read as string, as under MLflow."""
+
+MEANT_EXTENDED = {**MEANT, "boolean": "bool", "flag": "bool", "enum": "string", "secret": "string"}
+"""What they probably mean in a project of `mlproj: 1`."""
 
 NEED_HOST = frozenset(
     {
@@ -71,11 +78,24 @@ def misfit(parameter_type: str, text: str) -> str | None:
             int(text)
         except ValueError:
             return "is not a whole number"
+    elif parameter_type == "bool":
+        if text.lower() not in ("true", "false"):
+            return "is neither true nor false"
     elif parameter_type == "uri":
         return _uri_misfit(text)
     elif parameter_type == "path" and not text:
         return "is empty, but a path is needed"
     return None
+
+
+def chosen(parameter_type: str, text: str, allowed: Sequence[str]) -> str | None:
+    """The allowed value that a text means, as it is declared; None if it means none. Numbers are equal by value."""
+    if text in allowed:
+        return text
+    number = {"float": float, "int": int}.get(parameter_type)
+    if number is None or misfit(parameter_type, text):
+        return None
+    return next((each for each in allowed if number(each) == number(text)), None)
 
 
 def _uri_misfit(text: str) -> str | None:
