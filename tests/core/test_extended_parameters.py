@@ -146,16 +146,13 @@ class TestTheOptIn:
     def test_without_it_validate_tells_of_each_declaration_that_it_would_give_a_meaning(self, tmp_path):
         write(tmp_path, TUNER.replace("mlproj: 1\n", "").replace("verbose: bool", "verbose: boolean"))
         opt_in = "write 'mlproj: 1' at the top of the file for mlproj to heed it"
-        secret = "parameter 'API_TOKEN' is marked as secret, which is ignored: its value is shown and recorded"
+        as_bool = f"{opt_in}, as 'type: bool'"
+        secret = "parameter 'API_TOKEN' is marked as secret, which is ignored: its value is recorded"
         warnings = said(tmp_path, "warning")
         for where, what, remedy in (
             ("6:19", "parameter 'criterion' has the unknown key 'enum', which is ignored", opt_in),
             ("7:43", "parameter 'depth' has the unknown key 'optional', which is ignored", opt_in),
-            (
-                "9:7",
-                "the type 'boolean' of parameter 'verbose' is unknown and read as string",
-                f"{opt_in}, as 'type: bool'",
-            ),
+            ("9:7", "the type 'boolean' of parameter 'verbose' is unknown and read as string", as_bool),
             ("11:19", secret, opt_in),
         ):
             assert f"{where}: {what} — {remedy}" in warnings

@@ -221,9 +221,7 @@ class ProjectReader:
             elif isinstance(value, dict):
                 if self._mlproj is None and value.get("secret"):
                     at = self.document.key_position(value, "secret")
-                    message = (
-                        f"parameter {name!r} is marked as secret, which is ignored: its value is shown and recorded"
-                    )
+                    message = f"parameter {name!r} is marked as secret, which is ignored: its value is recorded"
                     self.problems.append(self.document.problem(message, OPT_IN, at=at, severity="warning"))
                 written = value.get("type")
                 declared_type = None if written is None else str(written)
