@@ -432,6 +432,26 @@ class TestParams:
             name: param.serialize() for name, param in made.items()
         }
 
+    def test_flags_choices_and_optional_values_are_fields_of_their_own_and_a_secret_is_none(self, tmp_path):
+        (tmp_path / "MLproject").write_text(
+            "mlproj: 1\nentry_points:\n  main:\n    parameters:\n"
+            "      verbose: bool\n      kind: {enum: [a, b], default: a}\n      rate: {type: float, optional: true}\n"
+            "      depth: {type: int, enum: [1, 2], optional: true}\n      TOKEN: {secret: true}\n"
+            "    command: echo --verbose {verbose} {kind} --rate={rate} --depth {depth}\n"
+        )
+        params = mlproject_params(tmp_path)
+        assert {name: (param.value, param.schema) for name, param in params.items()} == {
+            "verbose": (False, {"type": "boolean"}),
+            "kind": ("a", {"type": "string", "enum": ["a", "b"]}),
+            "rate": (None, {"type": ["number", "null"]}),
+            "depth": (None, {"type": ["integer", "null"], "enum": [1, 2, None]}),
+        }
+        assert [param.resolve() for param in params.values()] == [False, "a", None, None]
+        assert (params["verbose"].resolve(True), params["depth"].resolve(2)) == (True, 2)
+        for name, value in (("verbose", "yes"), ("kind", "c"), ("rate", "fast"), ("depth", 3)):
+            with pytest.raises(ValueError, match=str(value)):
+                params[name].resolve(value)
+
     def test_a_path_that_depends_on_where_it_is_read_is_refused(self):
         with pytest.raises(UserError, match="must be absolute"):
             mlproject_params("projects/train")
