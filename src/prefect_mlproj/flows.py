@@ -183,7 +183,7 @@ def _parameter(identifier: str, name: str, rules: Mapping[str, Any]) -> inspect.
     kind, default = _kind(rules), rules.get("default", inspect.Parameter.empty)
     if rules.get("writeOnly") or _is_optional(rules):
         kind, default = kind | None, None
-    if isinstance(default, str) and kind is not str:
+    if isinstance(default, str) and rules["type"] != "string":
         kind = kind | str  # a default that does not fit its type runs all the same
     shown: dict[str, Any] = {"title": name}
     if "format" in rules:
