@@ -1,4 +1,5 @@
-"""`max_runs`: a limit on the runs that are at work on this host, kept by locks that die with their holders."""
+"""`max_runs` and MLPROJ_MAX_RUNS: limits on the runs that are at work on this host, kept by locks that die with their
+holders."""
 
 import fcntl
 import os
@@ -209,7 +210,8 @@ class TestAQueuedRun:
         world.project_runs(f"setsid sleep 1000 & echo $! > {world.directory}/grandchild; wait")
         working = world.submit(backend_config=config())
         until(world.starts)
-        grandchild = int(until((world.directory / "grandchild").read_text))
+        noted = world.directory / "grandchild"
+        grandchild = int(until(lambda: noted.exists() and noted.read_text()))
         world.project_runs("true")
         waiting = world.submit(backend_config=config())
         until(lambda: is_queued(waiting))
@@ -255,6 +257,93 @@ class TestAQueuedRun:
         assert world.starts() == 2
 
 
+class TestTheLimitOfTheHost:
+    """MLPROJ_MAX_RUNS."""
+
+    @pytest.fixture
+    def host_limit(self, monkeypatch):
+        monkeypatch.setenv("MLPROJ_MAX_RUNS", "1")
+
+    def test_holds_for_all_runs(self, world, gate, host_limit):
+        working = world.submit()
+        until(world.starts)
+        waiting = [world.submit(), world.submit(backend_config=config(5))]
+        until(lambda: all(map(is_queued, waiting)))
+        assert all((run.get_status(), run.phase) == ("RUNNING", "queued") for run in waiting)
+        assert "waiting: 1 run is at work on this host, its limit (MLPROJ_MAX_RUNS)\n" in output_of(waiting[0])
+        assert world.starts() == 1
+        gate.touch()
+        assert [run.wait() for run in (working, *waiting)] == [True] * 3
+
+    def test_comes_on_top_of_max_runs(self, world, gate, monkeypatch):
+        monkeypatch.setenv("MLPROJ_MAX_RUNS", "2")
+        working = world.submit(backend_config=config(1))
+        until(world.starts)
+        waiting = world.submit(backend_config=config(1))
+        until(lambda: is_queued(waiting))
+        assert "its limit (max_runs)" in output_of(waiting)
+        free = world.submit()
+        until(lambda: world.starts() == 2)
+        gate.touch()
+        assert [run.wait() for run in (working, waiting, free)] == [True] * 3
+
+    def test_a_queued_run_is_cancelled_at_once(self, world, gate, host_limit):
+        working, waiting = world.submit(), world.submit()
+        until(lambda: is_queued(waiting))
+        waiting.cancel()
+        assert (waiting.get_status(), waiting.reason.code) == ("KILLED", "cancelled")
+        gate.touch()
+        assert working.wait()
+        assert world.starts() == 1
+
+    def test_a_run_inside_a_run_is_part_of_it(self, world, host_limit):
+        # It would wait for the run that waits for it.
+        inner = world.directory / "inner"
+        inner.mkdir()
+        (inner / "MLproject").write_text("name: inner\nentry_points:\n  main:\n    command: echo inner\n")
+        arguments = {"uri": str(inner), "env_manager": "local"}
+        world.project_runs(f'{sys.executable} -c "import mlproj_core; mlproj_core.run(**{arguments!r})"')
+        outer = world.submit()
+        assert outer.wait(timeout=30), output_of(outer)
+        assert "inner\n" in output_of(outer)
+
+    @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])
+    def test_what_is_no_number_of_runs_is_refused(self, world, monkeypatch, text):
+        monkeypatch.setenv("MLPROJ_MAX_RUNS", text)
+        with pytest.raises(mlproj_core.UserError, match=f"MLPROJ_MAX_RUNS must be a whole number.*'{text}'"):
+            world.submit()
+        assert LocalBackend().handles() == []
+
+    def test_an_empty_one_is_none(self, world, monkeypatch):
+        monkeypatch.setenv("MLPROJ_MAX_RUNS", "")
+        assert world.submit().wait()
+
+
+class TestTheOrder:
+    def test_who_came_first_is_served_first(self, world, working, gate):
+        served = world.directory / "served"
+        waiting = []
+        for number in range(6):
+            # Each submits what it is to do, and waits before the next one comes.
+            world.project_runs(f"until test -e {gate}; do sleep 0.02; done")
+            (world.project / f"{number}.sh").write_text(f"echo {number} >> {served}")
+            waiting.append(world.submit(entry_point=f"{number}.sh", backend_config=config()))
+            until(lambda: is_queued(waiting[-1]))
+        gate.touch()
+        assert [run.wait() for run in waiting] == [True] * 6
+        assert served.read_text().split() == list("012345")
+
+    def test_one_that_is_killed_while_it_waits_holds_nobody_up(self, world, working, gate):
+        waiting = [world.submit(backend_config=config()) for _ in range(2)]
+        until(lambda: all(map(is_queued, waiting)))
+        for run in waiting:
+            world.kill_supervisor(run.handle)
+        last = world.submit(backend_config=config())
+        gate.touch()
+        assert last.wait(timeout=10)
+        assert [path.name for path in (world.state / "slots").iterdir()] == ["0"]
+
+
 class TestSlots:
     @pytest.fixture
     def directory(self, tmp_path):
@@ -280,6 +369,31 @@ class TestSlots:
         slots[0].leave()
         assert slots[2].take()
         assert sorted(path.name for path in Path(directory).iterdir()) == ["0", "1"]
+
+    def test_go_to_whoever_has_waited_longest(self, directory, users):
+        holder, first, second, late = (users(1) for _ in range(4))
+        assert holder.take()
+        first.queue()
+        second.queue()
+        holder.leave()
+        assert not late.take()
+        assert not second.take()
+        assert first.take()
+        assert not second.take()
+        first.leave()
+        assert second.take()
+        assert [path.name for path in Path(directory).iterdir()] == ["0"]
+
+    def test_whoever_waits_no_more_lets_the_next_one_hear_of_it(self, users):
+        first, second = users(1), users(1)
+        first.queue()
+        second.queue()
+        second.listen()
+        assert not second.take()
+        assert list(inotify.events(second.bell)) == []
+        first.leave()
+        assert list(inotify.events(second.bell)) != []
+        assert second.take()
 
     def test_one_that_is_left_rings_the_bell_after_it_is_free(self, users):
         holder, waiting = users(1), users(1)

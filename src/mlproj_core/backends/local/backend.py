@@ -91,6 +91,7 @@ class LocalBackend:
                     "(how many of the runs that give it work on this host at once; the others wait)."
                 )
         log_limit()
+        host_max_runs(os.environ)
 
     # -- claims
 
@@ -143,6 +144,7 @@ class LocalBackend:
             "tethered": launch.tethered,
             "grace": float(launch.backend_config.get("grace", GRACE)),
             "max_runs": launch.backend_config.get("max_runs"),
+            "host_max_runs": host_max_runs(os.environ),
             "log_limit": log_limit(),
             "import_root": str(Path(__file__).parents[3]),
         }
@@ -458,3 +460,22 @@ def log_limit() -> int:
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"MLPROJ_LOG_LIMIT must be a number of bytes above 0; it is {text!r}")
     return int(text)
+
+
+def host_max_runs(environ: Mapping[str, str]) -> int | None:
+    """How many runs may be at work on this host at once: MLPROJ_MAX_RUNS; None for any number.
+
+    None also inside a run: what it starts is part of its own work, and to wait for it would be to wait for oneself.
+
+    Raises:
+        UserError: the variable holds no such number.
+    """
+    text = environ.get("MLPROJ_MAX_RUNS", "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(
+            f"MLPROJ_MAX_RUNS must be a whole number, 1 or more: how many runs may be at work on this host at once. It "
+            f"is {text!r}; unset it for no limit."
+        )
+    return None if "MLPROJ_ATTEMPT" in environ else int(text)

@@ -16,7 +16,8 @@ Its contract with the rest of the local backend is the run directory:
     end.json         written once, atomically: the outcome
     settled          looked for at the end: the outcome was delivered to the tracking server
 
-Beside the run directories it uses `slots/`, where the runs with a limit (`max_runs`) that are at work hold a lock each.
+Beside the run directories it uses `slots/`, where the runs with a limit (`max_runs`) that are at work hold a lock each,
+and `slots/host/`, where those hold one that count for the host's limit (MLPROJ_MAX_RUNS).
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Supervisor:
         self.deadline: float | None = None
         self.stopping: str | None = None
         self.reader: int | None = None
-        self.slots: Slots | None = None
+        self.slots: list[Slots] = []
         self.oom_kills = oom_kills()
         self.poll = select.poll()
         self.wakeup, self.wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -122,11 +123,11 @@ class Supervisor:
             self.say(line)
         self.output.close()
         self.write("end.json", outcome)
-        if self.slots is not None:
-            self.slots.leave()
+        for slots in self.slots:
+            slots.leave()
 
     def work(self) -> dict[str, Any]:
-        if not self.take_slot():
+        if not self.take_slots():
             return self.stopped()
         # Not before: the limit is on how long the work takes, its environment included, and how long the run waits for
         # others says nothing of that.
@@ -152,25 +153,35 @@ class Supervisor:
             return self.stopped()
         return self.outcome_of(status)
 
-    # -- the limit on runs of this host
+    # -- the limits on the runs of this host
 
-    def take_slot(self) -> bool:
-        """Wait until fewer than `max_runs` runs that have a limit are at work; False if this one is stopped first."""
-        if self.stop_requested():
-            return False
-        limit = self.request.get("max_runs")  # which the claims of an earlier release do not have
-        if limit is None:
-            return True
+    def take_slots(self) -> bool:
+        """Wait until both limits allow one more run to be at work; False if this one is stopped first.
+
+        The two are taken in this order by all, so that no two runs wait for each other.
+        """
+        state = os.path.dirname(os.path.dirname(os.path.dirname(self.directory)))
+        limits = (("max_runs", "slots", "max_runs"), ("host_max_runs", "slots/host", "MLPROJ_MAX_RUNS"))
+        for name, place, setting in limits:
+            if self.stop_requested():
+                return False
+            limit = self.request.get(name)  # which the claims of an earlier release do not have
+            if limit is not None and not self.take_slot(os.path.join(state, place), limit, setting):
+                return False
+        return True
+
+    def take_slot(self, place: str, limit: int, setting: str) -> bool:
         from mlproj_core.backends.local.slots import Slots
 
-        state = os.path.dirname(os.path.dirname(os.path.dirname(self.directory)))
-        slots = self.slots = Slots(os.path.join(state, "slots"), limit)
+        slots = Slots(place, limit)
+        self.slots.append(slots)
         if slots.take():
             return True
         self.enter("queued")
         at_work = "1 run is" if limit == 1 else f"{limit} runs are"
-        self.say(f"waiting: {at_work} at work on this host, its limit (max_runs)")
+        self.say(f"waiting: {at_work} at work on this host, its limit ({setting})")
         began = time.monotonic()
+        slots.queue()
         slots.listen()
         if slots.bell is not None:
             self.poll.register(slots.bell, select.POLLIN)
@@ -180,7 +191,9 @@ class Supervisor:
         if slots.bell is not None:
             self.poll.unregister(slots.bell)
             slots.hush()
-        if not stopped:
+        if stopped:
+            slots.leave()  # now, and not when all is recorded: others may go on
+        else:
             self.say(f"waited {time.monotonic() - began:.1f} s; another run has ended, and this one goes on")
         return not stopped
 
@@ -261,8 +274,8 @@ class Supervisor:
                 self.copy()
             elif descriptor == self.wakeup:
                 empty(self.wakeup)
-            elif self.slots is not None and descriptor == self.slots.bell:
-                self.slots.hear()
+            elif self.slots and descriptor == self.slots[-1].bell:
+                self.slots[-1].hear()
             else:
                 self.poll.unregister(descriptor)
                 self.stop("tether")
