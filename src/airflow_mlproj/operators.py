@@ -80,6 +80,8 @@ class MLProjectOperator(BaseOperator):
         timeout: seconds (or a timedelta) after which the backend ends the run, whoever is still there to see it.
         mlflow_conn_id: a connection of the type `mlflow`: the tracking server, for the task and for the project.
         git_conn_id: a connection of the type `git` (of the Git provider), for the project's repository.
+        reuse_finished: whether an earlier run that FINISHED with the same commit, entry point and parameters is taken
+            instead of running again, if the work tree is clean. Data is not compared. Clearing the task runs it.
         wait_for_completion: whether to wait for the run's end. If not, `MLProjectRunSensor` can.
         deferrable: whether to wait in the triggerer; by default what `[operators] default_deferrable` says. For the
             backend "local" only if it is given here, and every task runs on one host.
@@ -147,6 +149,7 @@ class MLProjectOperator(BaseOperator):
     parent_run_id: str | None = None
     tracking_uri: str | None = None
     timeout: float | timedelta | None = None
+    reuse_finished: bool = False
     mlflow_conn_id: str | None = None
     git_conn_id: str | None = None
     wait_for_completion: bool = True
@@ -185,6 +188,7 @@ class MLProjectOperator(BaseOperator):
         parent_run_id: str | None = None,
         tracking_uri: str | None = None,
         timeout: float | timedelta | None = None,
+        reuse_finished: bool = False,
         mlflow_conn_id: str | None = None,
         git_conn_id: str | None = None,
         wait_for_completion: bool = True,
@@ -230,6 +234,7 @@ class MLProjectOperator(BaseOperator):
             "parent_run_id": parent_run_id,
             "tracking_uri": tracking_uri,
             "timeout": timeout,
+            "reuse_finished": reuse_finished or None,
             "mlflow_conn_id": mlflow_conn_id,
             "git_conn_id": git_conn_id,
             "deferrable": deferrable,
@@ -337,6 +342,7 @@ class MLProjectOperator(BaseOperator):
             parent_run_id=self.parent_run_id,
             tracking_uri=self.tracking_uri,
             timeout=_seconds(self.timeout),
+            reuse_finished=self.reuse_finished,
             withhold=(*AIRFLOWS_OWN, *(GIT_VARIABLES if self.git_conn_id else ())),
         )
 

@@ -98,6 +98,8 @@ def submit(backend: Backend, launch: Launch, asker: Asker, report: Report) -> Ru
 
 def _newest(backend: Backend, asker: Asker) -> RunHandle | None:
     found, stored = backend.find(asker.key), asker.stored
+    if stored is not None and stored.key != asker.key:  # a run of another key, which stood in for one of this
+        return found
     if found is None or (stored is not None and stored.attempt > found.attempt):
         return stored
     return found

@@ -44,6 +44,7 @@ class RunRequest:
     timeout: float | None = None
     git_token: str | None = None
     withhold: Sequence[str] = ()
+    reuse_finished: bool = False
 
     def __post_init__(self) -> None:
         if self.experiment_name and self.experiment_id:
@@ -52,6 +53,10 @@ class RunRequest:
             raise UserError(
                 "docker_args, docker_auth and build_image are for projects in a container; this release runs projects "
                 "as local processes only. Leave them out, or run the project with mlflow."
+            )
+        if self.run_id and self.reuse_finished:
+            raise UserError(
+                "Give run_id or reuse_finished, not both: one names the MLflow run, the other looks for one."
             )
         if self.timeout is not None and not self.timeout > 0:
             raise UserError(f"timeout must be a number of seconds above 0; got {self.timeout!r}")

@@ -53,6 +53,7 @@ def run(
     timeout: float | None = None,
     git_token: str | None = None,
     withhold: Sequence[str] = (),
+    reuse_finished: bool = False,
     report: Report = log,
 ) -> SubmittedRun:
     """Run an MLflow project; the arguments are those of `mlflow.projects.run`, with the same meaning.
@@ -90,6 +91,8 @@ def run(
         timeout: seconds after which the run is ended as FAILED, whoever is still there to see it.
         git_token: password or token for the project's Git repository.
         withhold: patterns such as "AIRFLOW__*" (fnmatch) of this process's variables that the project is not to see.
+        reuse_finished: whether an earlier run of the experiment that FINISHED with the same commit, entry point and
+            parameters is returned instead of running again, if the work tree is clean. Data is not compared.
         report: is given one line of text for each thing worth telling.
 
     Raises:
@@ -127,6 +130,7 @@ def submit(
     timeout: float | None = None,
     git_token: str | None = None,
     withhold: Sequence[str] = (),
+    reuse_finished: bool = False,
     key: str | None = None,
     turn: int | list[int] | tuple[int, ...] | None = None,
     fresh_after: int | list[int] | tuple[int, ...] = 0,
@@ -194,6 +198,11 @@ def submit_request(
     checkout = fetch(os.fspath(request.uri), request.version, into=scratch, token=request.git_token, report=report)
     try:
         launch = _launch(request, checkout, config, tethered=tethered, exposed=exposed, report=report)
+        if request.reuse_finished:
+            from mlproj_core import reuse
+
+            if (finished := reuse.find(backend, launch, asker, report)) is not None:
+                return attach(finished, report)
         return attach(protocol.submit(backend, launch, asker, report), report)
     finally:
         if checkout.owned is not None:  # still here: another attempt counts, or none was started
@@ -254,6 +263,12 @@ def _launch(
     )
     if checkout.digest is not None:
         system[DIGEST_TAG] = checkout.digest
+    # For whoever comes later with reuse_finished. Whether what is run in place is clean only git knows, and to ask it
+    # takes longer than all else here.
+    if checkout.owned is not None or request.reuse_finished:
+        from mlproj_core.reuse import reuse_tags
+
+        system |= reuse_tags(checkout, request.entry_point, bound.parameters)
     if wanted_manager:  # so that a project which starts further projects starts them in the same way
         variables.setdefault("MLPROJ_ENV_MANAGER", wanted_manager)
     return Launch(

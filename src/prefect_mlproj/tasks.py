@@ -173,6 +173,7 @@ def _run_project(
     parent_run_id: str | None = None,
     tracking_uri: str | None = None,
     timeout: float | None = None,
+    reuse_finished: bool = False,
     mlflow_credentials: MLflowCredentials | None = None,
     git_credentials: GitCredentials | None = None,
     call: str | None = None,
@@ -202,6 +203,8 @@ def _run_project(
         parent_run_id: id of the MLflow run that this one is nested in.
         tracking_uri: the tracking server or store; by default MLFLOW_TRACKING_URI.
         timeout: seconds after which the run is ended as FAILED, whoever is still there to see it.
+        reuse_finished: whether an earlier run that FINISHED with the same commit, entry point and parameters is taken
+            instead of running again, if the work tree is clean. Data is not compared.
         mlflow_credentials: a block that names the tracking server, for the task and for the project.
         git_credentials: a block with the login for the project's repository.
         call: set by the task itself: the name of this call in the flow.

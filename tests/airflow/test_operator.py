@@ -274,6 +274,34 @@ class TestOperatorAndSensor:
         assert len(steps.pids("pair")) == 1
 
 
+class TestAnEarlierRun:
+    def test_stands_in_for_a_task_that_would_do_the_same_until_that_is_cleared(self, airflow, steps, tmp_path):
+        work = repository(
+            tmp_path / "work",
+            MLproject="entry_points:\n  main:\n    parameters: {mark: string}\n    command: echo $$ >> {mark}; pwd\n",
+        )
+        steps.dag(
+            "reusing",
+            f"""
+            given = dict(
+                uri="{work}", env_manager="local", parameters={{"mark": mark("reusing")}}, mlflow_conn_id="mlflow_test",
+                reuse_finished=True,
+            )
+            first = MLProjectOperator(task_id="first", **given)
+            first >> MLProjectOperator(task_id="second", **given)
+            """,
+        )
+        run = airflow.trigger("reusing")
+        airflow.wait_for_run(run, timeout=120)
+        first, second = (airflow.xcom(run, task, "run_id") for task in ("first", "second"))
+        assert second == first
+        assert f"reusing run {first}" in airflow.log(run, "second")
+        airflow.clear(run, "second")
+        airflow.wait_for_run(run, timeout=120)
+        assert airflow.xcom(run, "second", "run_id") != first
+        assert len(Path(steps.mark("reusing")).read_text().split()) == 2
+
+
 class TestAGitProject:
     def test_is_fetched_with_the_login_of_a_connection_and_run_at_a_commit(self, airflow, steps, git_server, tmp_path):
         work = repository(

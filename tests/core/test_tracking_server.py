@@ -249,6 +249,23 @@ def test_of_two_runs_of_one_attempt_the_oldest_stays(tracking, mlflow_server):
     assert stored_run(mlflow_server, older.run_id)["info"]["lifecycle_stage"] == "active"
 
 
+def test_runs_are_searched_page_by_page_the_newest_first(tracking, monkeypatch):
+    monkeypatch.setattr("mlproj_core.tracking.server._PAGE", 2)
+    made = [
+        tracking.create_run(
+            NewRun(start_time=1000.0 + number, tags={"kind": "searched"}, parameters={"n": str(number)})
+        )
+        for number in range(5)
+    ]
+    found = list(tracking.search_runs("0", "tags.`kind` = 'searched'"))
+    assert [run.run_id for run in found] == [run.run_id for run in reversed(made)]
+    assert [run.parameters["n"] for run in found] == list("43210")
+    assert [run.run_id for run in tracking.search_runs("0", "tags.`kind` = 'searched' and params.`n` = '3'")] == [
+        made[3].run_id
+    ]
+    assert list(tracking.search_runs("0", "tags.`kind` = 'nothing'")) == []
+
+
 def test_tags_can_be_set_on_a_run_that_exists(tracking, mlflow_server):
     record = tracking.create_run(new_run("given-1"))
     tags = {f"tag{number}": str(number) for number in range(150)}

@@ -128,6 +128,14 @@ def test_a_run_in_a_relative_database_is_recorded_as_on_a_server(with_mlflow, tm
         results["variables"] = tracking.child_variables(run.run_id, run.experiment_id)
         results["secrets"] = dict(tracking.child_secrets)
         results["unknown experiment"] = error(lambda: tracking.create_run(new_run("k-3", experiment_id="4242")))
+        from mlproj_core.tracking import store
+        store._PAGE = 2
+        made = [
+            tracking.create_run(NewRun(start_time=1.0 + number, tags={"kind": "s"}, experiment_id=run.experiment_id))
+            for number in range(5)
+        ]
+        found = [one.run_id for one in tracking.search_runs(run.experiment_id, "tags.`kind` = 's'")]
+        results["searched"] = found == [one.run_id for one in reversed(made)]
         results["unknown run"] = error(lambda: tracking.get_run("0" * 32))
         results["unknown end"] = error(lambda: tracking.settle("0" * 32, outcome))
         """
@@ -136,6 +144,7 @@ def test_a_run_in_a_relative_database_is_recorded_as_on_a_server(with_mlflow, tm
     assert results["found"]
     assert results["not found"] is None
     assert results["oldest"]
+    assert results["searched"]
     assert results["outcome"]
     status, url, tag, artifact_uri = results["stored"]
     assert (status, url, tag) == ("FAILED", None, "1")

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import urllib.request
 
 import pytest
+from git_world import repository
 from prefect_flows import head
 from processes import supervisor_of
 
@@ -422,6 +424,32 @@ if __name__ == "__main__":
         script.wait()
         assert steps.living("within") == []
         prefect.wait_for_flow_run(script.flow_run_id, "Cancelled")
+
+
+class TestAnEarlierRun:
+    REUSING = """
+@flow(name="reusing")
+def main():
+    given = {{"env_manager": "local", "experiment_name": "reusing", "reuse_finished": True}}
+    for alpha in (1, 1, 2):
+        print("RUN", run_project({work!r}, parameters={{"alpha": alpha}}, **given).run_id)
+
+if __name__ == "__main__":
+    main()
+"""
+
+    def test_stands_in_for_a_task_that_would_do_the_same(self, prefect, steps, tracked, tmp_path):
+        work = repository(
+            tmp_path / "work",
+            MLproject="entry_points:\n  main:\n    parameters: {alpha: float}\n    command: echo {alpha}\n",
+        )
+        script = prefect.start_script("reusing", head(steps) + self.REUSING.format(work=str(work)), env=tracked)
+        script.wait()
+        first, again, another = re.findall(r"^RUN (\w+)$", script.log, re.MULTILINE)
+        assert again == first
+        assert another != first
+        assert f"reusing run {first}" in prefect.log_text(script.flow_run_id)
+        assert prefect.flow_run(script.flow_run_id)["state_type"] == "COMPLETED"
 
 
 def cancel_by_hand(prefect, script):

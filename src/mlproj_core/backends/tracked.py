@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any, Final, NoReturn
@@ -37,13 +36,13 @@ class TrackedBackend:
 
     Args:
         poll_interval: seconds between looks while waiting.
-        environ: where the credentials of the tracking server are looked up.
+        environ: where the credentials of the tracking server are looked up; see `connect`.
     """
 
     name = "tracking"
     exclusive_claims = True
 
-    def __init__(self, poll_interval: float = POLL_INTERVAL, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, poll_interval: float = POLL_INTERVAL, environ: Mapping[str, str] | None = None) -> None:
         self._interval = poll_interval
         self._environ = environ
 
@@ -164,12 +163,13 @@ class TrackedBackend:
         return False
 
     def mark_cancelled(self, handle: RunHandle) -> None:
-        """MLflow knows runs, not what runs."""
-        self._refuse("end a run")
+        """MLflow knows runs, not what runs: one that lives cannot be ended."""
+        if self.look(handle).state is State.LIVING:
+            self._refuse("end a run")
 
     def stop(self, handle: RunHandle) -> None:
         """See `mark_cancelled`."""
-        self._refuse("end a run")
+        self.mark_cancelled(handle)
 
     def bury(self, handle: RunHandle) -> None:
         """A run is never lost here: what MLflow says holds."""

@@ -96,6 +96,13 @@ OUR_OWN = (
     click.option("--tracking-uri", metavar="URI", help="Tracking server or store.  [default: MLFLOW_TRACKING_URI]"),
     click.option("--parent-run-id", metavar="RUN_ID", help="The MLflow run that this one is nested in."),
     click.option(
+        "--reuse-finished",
+        is_flag=True,
+        default=False,
+        help="Return an earlier run of the experiment that finished with the same commit, entry point and parameters, "
+        "if the work tree is clean. Data is not compared.",
+    ),
+    click.option(
         "--detach/--tethered",
         default=None,
         help="Whether the run lives on if this process dies.  [default: run is tethered, submit detaches]",

@@ -7,7 +7,7 @@ the cache directory; they save time and traffic, and nothing rests on them.
 from __future__ import annotations
 
 from mlproj_core.sources.checkout import Checkout
-from mlproj_core.sources.fetching import fetch
+from mlproj_core.sources.fetching import cleanliness, fetch
 from mlproj_core.sources.location import redact
 
-__all__ = ["Checkout", "fetch", "redact"]
+__all__ = ["Checkout", "cleanliness", "fetch", "redact"]

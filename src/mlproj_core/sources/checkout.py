@@ -21,6 +21,7 @@ class Checkout:
         branch: the version, when it names a branch; else None (MLflow tags a branch only then).
         repo_url: value of the tag `mlflow.source.git.repoURL`, by MLflow's rules; None when there is none to tell.
         version: the version asked for: a branch, a tag or a commit; None when none was.
+        subdirectory: the project's directory in its repository, as in "a/b"; "" for the root, or without a repository.
         owned: root of a checkout that now belongs to the caller, who may rename it within its file system and must
             delete it; None for a local directory that is run in place.
         digest: SHA-256 of the archive that the files came in, in hexadecimal; None when they came in none.
@@ -33,6 +34,7 @@ class Checkout:
     branch: str | None = None
     repo_url: str | None = None
     version: str | None = None
+    subdirectory: str = ""
     owned: Path | None = None
     digest: str | None = None
 

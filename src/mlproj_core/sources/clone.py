@@ -90,6 +90,7 @@ def check_out(
         branch=revision.branch if version is not None and revision.branch == version else None,
         repo_url=bare_url(origin.url),
         version=version,
+        subdirectory="" if directory == root else directory.relative_to(root).as_posix(),
         owned=root,
     )
 

@@ -12,7 +12,7 @@ from mlproj_core.sources.location import Location, bare_url
 from mlproj_core.sources.worktree import Repository
 from mlproj_core.status import Reason, ReasonCode
 
-__all__ = ["fetch"]
+__all__ = ["cleanliness", "fetch"]
 
 
 def _silent(line: str) -> None:
@@ -70,6 +70,19 @@ def fetch(
     return check_out(location, repository, version, into=into.absolute(), token=token, report=report)
 
 
+def cleanliness(checkout: Checkout) -> str | None:
+    """Why a checkout's files may not be those of its commit, in a few words; None when they are.
+
+    Starts git, unless the files were checked out by `fetch` itself.
+    """
+    if checkout.commit is None:
+        return "the project is in no Git repository, or at no commit"
+    if checkout.owned is not None:
+        return None
+    repository = Repository.containing(checkout.directory)
+    return repository.changed() if repository is not None else "its Git repository is gone"
+
+
 def _is_bare(path: Path, repository: Repository | None) -> bool:
     return repository is not None and repository.work_tree is None and repository.git_dir == path
 
@@ -86,7 +99,15 @@ def _in_place(location: Location, path: Path, repository: Repository | None) -> 
         source_name=source_name(location, repository),
         commit=commit,
         repo_url=bare_url(url) if url is not None else None,
+        subdirectory=_below(directory, repository),
     )
+
+
+def _below(directory: Path, repository: Repository | None) -> str:
+    """A directory's place in the work tree that it lies in; "" for its root."""
+    if repository is None or repository.work_tree is None or directory == repository.work_tree:
+        return ""
+    return directory.relative_to(repository.work_tree).as_posix()
 
 
 def source_name(location: Location, repository: Repository | None) -> str:

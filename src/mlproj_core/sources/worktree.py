@@ -107,6 +107,23 @@ class Repository:
         answer = git(["-c", "core.fsmonitor=false", "check-ignore", "-q", "--", str(directory)], cwd=self.work_tree)
         return answer.returncode == 0
 
+    def changed(self) -> str | None:
+        """What of the work tree is not as HEAD has it, in one line; None when nothing is.
+
+        As for `git describe --dirty`, files that Git does not track are no change.
+        """
+        from mlproj_core.sources.git import git
+
+        arguments = ["-c", "core.fsmonitor=false", "--no-optional-locks", "status", "--porcelain", "-uno"]
+        answer = git(arguments, cwd=self.work_tree or self.git_dir)
+        if answer.returncode != 0:
+            return f"git cannot tell whether the work tree is clean: {answer.stderr.strip()}"
+        changes = answer.stdout.splitlines()
+        if not changes:
+            return None
+        more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+        return f"the work tree has changes that are in no commit ({changes[0][3:]}{more})"
+
     def _reference(self, name: str) -> str:
         """Content of the reference; empty when it does not exist."""
         for directory in (self.git_dir, self.common_dir):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,13 +12,17 @@ from urllib.parse import quote
 from mlproj_core.status import Outcome
 from mlproj_core.tracking.surroundings import surroundings
 
-__all__ = ["ATTEMPT_TAG", "OUTCOME_TAG", "NewRun", "RunRecord", "Tracking", "run_page"]
+__all__ = ["ATTEMPT_TAG", "OUTCOME_TAG", "REUSE_TAG", "NewRun", "RunRecord", "Tracking", "run_page"]
 
 ATTEMPT_TAG = "mlproj.attempt"
 """Tag that names the attempt `K-n` a run belongs to."""
 
 OUTCOME_TAG = "mlproj.outcome"
 """Tag that holds the outcome of a run as JSON; it decides when the backend has forgotten the run."""
+
+
+REUSE_TAG = "mlproj.reuse"
+"""Tag that holds a digest of the commit, entry point and parameters of a run whose files were those of the commit."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,12 @@ class Tracking(Protocol):
 
     def find_run(self, attempt: str, experiment_id: str) -> RunRecord | None:
         """The run with the tag `mlproj.attempt` = `attempt`; of several the oldest, the others are deleted."""
+
+    def search_runs(self, experiment_id: str, condition: str) -> Iterator[RunRecord]:
+        """The runs of an experiment for which a condition holds, in MLflow's filter syntax; the newest first.
+
+        They come in pages, each asked for when it is needed. Deleted runs are left out.
+        """
 
     def get_run(self, run_id: str) -> RunRecord:
         """A run by its id.

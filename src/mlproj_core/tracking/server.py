@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,9 @@ from mlproj_core.tracking.uris import scheme_of
 __all__ = ["TrackingServer"]
 
 _API = "/api/2.0/mlflow"
+
+_PAGE = 100
+"""Runs in one answer to a search."""
 
 
 class TrackingServer:
@@ -175,6 +178,26 @@ class TrackingServer:
                 doing=f"delete the run {run_id}, a second one of attempt {attempt}",
             )
         return runs[0] if runs else None
+
+    def search_runs(self, experiment_id: str, condition: str) -> Iterator[RunRecord]:
+        """See `Tracking.search_runs`."""
+        page: dict[str, object] = {}
+        while True:
+            answer = self._session.post(
+                f"{_API}/runs/search",
+                {
+                    "experiment_ids": [experiment_id],
+                    "filter": condition,
+                    "order_by": ["attributes.start_time DESC"],
+                    "max_results": _PAGE,
+                    **page,
+                },
+                doing=f"search the experiment {experiment_id} for runs",
+            )
+            yield from map(self._record, answer.get("runs", ()))
+            if not (token := answer.get("next_page_token")):
+                return
+            page = {"page_token": token}
 
     def get_run(self, run_id: str) -> RunRecord:
         """See `Tracking.get_run`."""

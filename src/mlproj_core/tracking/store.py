@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,9 @@ from mlproj_core.tracking.uris import is_database, is_http, scheme_of, without_c
 __all__ = ["MlflowStore", "default_uri", "is_installed", "upload_through_mlflow"]
 
 _T = TypeVar("_T")
+
+_PAGE = 100
+"""Runs in one answer to a search."""
 
 _REFUSALS = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
 _MISTAKES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "INVALID_STATE")
@@ -223,6 +226,22 @@ class MlflowStore:
 
         run = self._call(f"look up the run of attempt {attempt} in the experiment {experiment_id}", find)
         return None if run is None else self._record(run)
+
+    def search_runs(self, experiment_id: str, condition: str) -> Iterator[RunRecord]:
+        """See `Tracking.search_runs`."""
+        token: str | None = None
+
+        def search(client: Any) -> Any:
+            order = ["attributes.start_time DESC"]
+            return client.search_runs(
+                [experiment_id], filter_string=condition, order_by=order, max_results=_PAGE, page_token=token
+            )
+
+        while True:
+            page = self._call(f"search the experiment {experiment_id} for runs", search)
+            yield from map(self._record, page)
+            if not (token := page.token):
+                return
 
     def get_run(self, run_id: str) -> RunRecord:
         """See `Tracking.get_run`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mlproj_core.status import Outcome
@@ -53,6 +53,10 @@ class Untracked:
     def find_run(self, attempt: str, experiment_id: str) -> RunRecord | None:
         """Nothing was recorded."""
         return None
+
+    def search_runs(self, experiment_id: str, condition: str) -> Iterator[RunRecord]:
+        """Nothing was recorded."""
+        return iter(())
 
     def get_run(self, run_id: str) -> RunRecord:
         """A bare record of that id."""

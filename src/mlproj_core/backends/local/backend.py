@@ -100,6 +100,12 @@ class LocalBackend:
         attempts = self._attempts(key)
         return self._handle(key, max(attempts)) if attempts else None
 
+    def by_tag(self, tag: str) -> RunHandle | None:
+        """The attempt of this host whose tag is `K-n`; None if there is none."""
+        digits, _, attempt = tag.partition("-")
+        claim = RunDirectory(self.state / "runs" / digits / attempt).read("claim.json")
+        return self._handle(claim["key"], claim["attempt"]) if claim is not None else None
+
     def handles(self) -> list[RunHandle]:
         """Every attempt on this host, the newest first."""
         found = []
