@@ -179,6 +179,7 @@ def submit_request(
     from mlproj_core import protocol
     from mlproj_core.backends import load_backend
     from mlproj_core.sources import fetch
+    from mlproj_core.sources.workspace import workspace
 
     config = read_backend_config(request.backend_config)
     backend = load_backend(request.backend)
@@ -192,11 +193,8 @@ def submit_request(
         stored=handle,
         unique=key is None,
     )
-    # Next to the runs, so that a checkout becomes a run's own by a rename.
-    scratch = state_dir() / "checkouts"
-    scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-    checkout = fetch(os.fspath(request.uri), request.version, into=scratch, token=request.git_token, report=report)
-    try:
+    with workspace() as into:
+        checkout = fetch(os.fspath(request.uri), request.version, into=into, token=request.git_token, report=report)
         launch = _launch(request, checkout, config, tethered=tethered, exposed=exposed, report=report)
         if request.reuse_finished:
             from mlproj_core import reuse
@@ -204,11 +202,6 @@ def submit_request(
             if (finished := reuse.find(backend, launch, asker, report)) is not None:
                 return attach(finished, report)
         return attach(protocol.submit(backend, launch, asker, report), report)
-    finally:
-        if checkout.owned is not None:  # still here: another attempt counts, or none was started
-            import shutil
-
-            shutil.rmtree(checkout.owned, ignore_errors=True)
 
 
 def _launch(

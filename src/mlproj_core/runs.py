@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlproj_core import protocol
-from mlproj_core.errors import ContactLost, ExecutionException, TrackingError, TrackingRefused, UserError
+from mlproj_core.errors import ContactLost, ExecutionException, MlprojError, TrackingError, TrackingRefused, UserError
 from mlproj_core.handle import RunHandle
 from mlproj_core.lines import Lines
 from mlproj_core.report import Report, log
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlproj_core.backends.backend import Backend, Sighting
     from mlproj_core.claim import Record, Turn
 
-__all__ = ["LocalSubmittedRun", "RunResult", "SubmittedRun", "attach", "deliver"]
+__all__ = ["LocalSubmittedRun", "RunResult", "SubmittedRun", "attach", "deliver", "settle_all"]
 
 
 @dataclass(frozen=True)
@@ -330,6 +330,40 @@ class _Decoder:
 
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)
+
+
+def settle_all(report: Report = log) -> set[str]:
+    """See to it that the ends of this host's runs are on record, and known to their tracking servers.
+
+    A server that does not answer is asked once.
+
+    Returns:
+        Tags of the attempts whose outcome a server may yet take, and did not take now.
+    """
+    from mlproj_core.backends.backend import State
+    from mlproj_core.backends.local import LocalBackend
+
+    backend = LocalBackend()
+    silent: set[str | None] = set()
+    undelivered: set[str] = set()
+    for handle in backend.handles():
+        while (sighting := backend.look(handle)).state is State.LOST:
+            backend.bury(handle)
+        record = sighting.record
+        if sighting.state is not State.ENDED or sighting.settled or record is None or not record.tracked:
+            continue
+        if record.tracking_uri not in silent:
+            try:
+                protocol.deliver(backend, handle, sighting, report)
+                continue
+            except TrackingRefused as error:
+                report(f"warning: the outcome of {handle.tag} will never be delivered: {error}")
+                continue
+            except MlprojError as error:
+                report(f"warning: the outcome of {handle.tag} is not delivered yet: {error}")
+                silent.add(record.tracking_uri)
+        undelivered.add(handle.tag)
+    return undelivered
 
 
 def deliver(directory: str) -> None:

@@ -7,7 +7,6 @@ import inspect
 import keyword
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
@@ -18,9 +17,9 @@ from prefect.utilities.hashing import file_hash
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from mlproj_core.errors import UserError
-from mlproj_core.locations import state_dir
 from mlproj_core.parameters import json_schema
 from mlproj_core.sources import fetch
+from mlproj_core.sources.workspace import workspace
 from mlproj_core.spec import load_project
 from prefect_mlproj.results import ProjectResult
 from prefect_mlproj.step import project_name
@@ -133,14 +132,11 @@ def project_flow(
         raise UserError(f"project_flow takes no {', '.join(unknown)}. Its options: name, version, {', '.join(known)}.")
     git = options.get("git_credentials")
     token = git.token_for(os.fspath(uri)) if git is not None else None
-    checkout = fetch(os.fspath(uri), version, into=state_dir() / "checkouts", token=token)
-    try:
+    with workspace() as into:
+        checkout = fetch(os.fspath(uri), version, into=into, token=token)
         project = load_project(checkout.directory)
         described = project.entry_point(entry_point)
         state = checkout.commit or (file_hash(str(project.path)) if project.path is not None else None)
-    finally:
-        if checkout.owned is not None:
-            shutil.rmtree(checkout.owned, ignore_errors=True)
     schema = json_schema(described)
     names = _identifiers(schema["properties"])
     signature = inspect.Signature(

@@ -41,6 +41,7 @@ class Sighting:
         outcome: how it ended; given exactly when the state is ENDED.
         cancel_requested: whether the durable cancel mark is there.
         settled: whether the outcome was delivered to the tracking server.
+        trimmed: whether its output and its files were deleted to make room.
     """
 
     state: State
@@ -50,6 +51,7 @@ class Sighting:
     outcome: Outcome | None = None
     cancel_requested: bool = False
     settled: bool = False
+    trimmed: bool = False
 
 
 class Hold(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,12 +16,8 @@ __all__ = ["checked_out"]
 @contextmanager
 def checked_out(uri: str, version: str | None, report: Report) -> Iterator[Checkout]:
     """The files of the project at a URI; what was fetched for that is deleted again at the end."""
-    from mlproj_core.locations import state_dir
     from mlproj_core.sources import fetch
+    from mlproj_core.sources.workspace import workspace
 
-    checkout = fetch(uri, version, into=state_dir() / "checkouts", report=report)
-    try:
-        yield checkout
-    finally:
-        if checkout.owned is not None:
-            shutil.rmtree(checkout.owned, ignore_errors=True)
+    with workspace() as into:
+        yield fetch(uri, version, into=into, report=report)

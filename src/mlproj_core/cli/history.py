@@ -92,45 +92,18 @@ def _sightings(backend: LocalBackend) -> Iterator[tuple[RunHandle, Sighting]]:
     help="Only runs that ended longer ago than this: 12h, 7d, 2w.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
-def prune(older_than: float, dry_run: bool) -> None:
-    """Delete what this host keeps of runs that are over: outputs, checkouts, results, ends.
+def prune(older_than: float, dry_run: bool) -> int:
+    """Delete what this host keeps of runs that are over: outputs, checkouts, results. As `mlproj gc --runs`.
 
-    Runs that live stay, and so does a run whose end the tracking server has not heard of yet.
+    Runs that live stay, and so does a run whose end the tracking server has not heard of yet. Of a run that no tracking
+    server knows, the end is kept for a year.
     """
-    from mlproj_core.backends.local import LocalBackend
+    from mlproj_core.cli.gc import tidy
 
-    backend = LocalBackend()
-    deleted, kept = 0, 0
-    silent: set[str | None] = set()
-    for handle, sighting in _sightings(backend):
-        outcome = sighting.outcome
-        if outcome is None or time.time() - outcome.ended_at < older_than:
-            continue
-        if dry_run:
-            click.echo(f"{handle.tag}  {outcome.status}, ended {ago(time.time() - outcome.ended_at)} ago")
-            deleted += 1
-        elif _settled(backend, handle, sighting, silent) and backend.prune(handle):
-            deleted += 1
-        else:
-            kept += 1
+    tally = tidy(["runs"], older_than=older_than, dry_run=dry_run)["runs"]
+    deleted = len(tally.removed)
     remark(f"{'would delete' if dry_run else 'deleted'} {deleted} run{'' if deleted == 1 else 's'}")
-    if kept:
-        remark(f"warning: kept {kept} more, since their tracking server could not be told of their ends")
-
-
-def _settled(backend: LocalBackend, handle: RunHandle, sighting: Sighting, silent: set[str | None]) -> bool:
-    """Whether the tracking server knows of a run's end; it is told now unless it was silent a moment ago."""
-    from mlproj_core.protocol import settle
-
-    if sighting.settled:
-        return True
-    server = sighting.record.tracking_uri if sighting.record is not None else None
-    if server in silent:
-        return False
-    if not settle(backend, handle, sighting, remark):
-        silent.add(server)
-        return False
-    return True
+    return 1 if tally.problems else 0
 
 
 @click.command()

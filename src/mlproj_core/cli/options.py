@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-__all__ = ["duration", "pairs", "turn_numbers", "variables"]
+__all__ = ["duration", "pairs", "size", "turn_numbers", "variables"]
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
@@ -22,6 +22,17 @@ def duration(text: str) -> float:
             f"{text!r} is no duration. Give seconds, or a number with s, m, h, d or w: 90, 30m, 7d."
         )
     return float(match[1]) * UNITS[match[2] or "s"]
+
+
+SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def size(text: str) -> int:
+    """The bytes of a size given as `500MB`, `20GB`, `1.5TiB` or a bare number; K, M, G and T are powers of 1000."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no size. Give bytes, or a number with a unit: 500MB, 20GB, 1.5TiB.")
+    return int(float(match[1]) * SIZES[(match[2] or "").lower()])
 
 
 def turn_numbers(text: str) -> list[int]:

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import click
 
-__all__ = ["ago", "fancy", "fields", "print_json", "remark", "seconds", "table"]
+__all__ = ["ago", "fancy", "fields", "print_json", "remark", "seconds", "size", "table"]
 
 
 def fancy(stream: IO[Any]) -> bool:
@@ -71,6 +71,14 @@ def fields(values: Mapping[str, str | None]) -> None:
     for name, value in shown.items():
         label = f"{name:<{width}}"
         click.echo(f"{click.style(label, bold=True) if fancy(sys.stdout) else label}  {value}")
+
+
+def size(count: float) -> str:
+    """Bytes in one unit, as in `20.1 MB`; the units are powers of 1000."""
+    for unit, bytes_in_it in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= bytes_in_it:
+            return f"{count / bytes_in_it:.1f} {unit}"
+    return f"{count:.0f} B"
 
 
 def seconds(duration: float) -> str:

@@ -80,7 +80,8 @@ def logs(run: str, follow: bool, tail: int | None) -> None:
 
     handle = find_run(run).handle
     backend = load_backend(handle.backend)
-    if backend.look(handle).state is State.GONE:
+    sighting = backend.look(handle)
+    if sighting.state is State.GONE or sighting.trimmed:
         raise UserError(f"Nothing is left of the output of run {handle.tag}: it was pruned.")
     cursor = 0
     kept = deque[bytes](maxlen=tail)

@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlproj_core.environments.environment import MARKER_NAME, EnvironmentInfo
 from mlproj_core.locations import cache_dir
 
-__all__ = ["Slot", "list_environments", "network_file_system", "prune_environments"]
+if TYPE_CHECKING:
+    from mlproj_core.housekeeping import Item
+
+__all__ = ["Slot", "list_environments", "network_file_system", "prune_environments", "stored"]
 
 _REMOVED: Final = ".removed-"
 _STALE_LOCK_SECONDS: Final = 86_400.0
@@ -193,8 +197,7 @@ def prune_environments(
     removed = []
     for slot in _slots():
         info = slot.info()
-        dead = not info.complete or any(not Path(place).is_dir() for place in info.editable)
-        if older_than is not None and not dead and time.time() - info.last_used < older_than:
+        if older_than is not None and not _is_dead(info) and time.time() - info.last_used < older_than:
             continue
         if _remove_unused(slot):
             removed.append(info)
@@ -203,6 +206,49 @@ def prune_environments(
             report(f"left environment {slot.key[:12]}: it is in use or being built")
     _sweep()
     return removed
+
+
+def stored() -> Iterator[Item]:
+    """The environments in the cache, and what removals left that were cut off, for house-keeping."""
+    from mlproj_core.housekeeping import Item, delete, disk_usage
+
+    for slot in _slots():
+        info = slot.info()
+        yield Item(
+            kind="environments",
+            name=f"{slot.key[:12]} ({info.purpose or 'never completed'})",
+            last_used=info.last_used,
+            measure=functools.partial(disk_usage, slot.prefix),
+            remove=functools.partial(_remove, slot),
+            in_use="a run uses it" if info.in_use else "it is being built" if _is_locked(slot.build_lock) else None,
+            dead=_is_dead(info),
+        )
+    with contextlib.suppress(FileNotFoundError):
+        for path in _root().glob(f"{_REMOVED}*"):
+            yield Item(
+                kind="environments",
+                name=path.name,
+                last_used=_changed(path),
+                measure=functools.partial(disk_usage, path),
+                remove=functools.partial(delete, path),
+                dead=True,
+            )
+
+
+def _remove(slot: Slot) -> str | None:
+    from mlproj_core.housekeeping import delete
+
+    if not _remove_unused(slot):
+        return "it is in use or being built"
+    for path in _root().glob(f"{_REMOVED}{slot.key}-*"):  # what could not be deleted is told
+        delete(path)
+    _sweep()
+    return None
+
+
+def _is_dead(info: EnvironmentInfo) -> bool:
+    """Whether nobody can use an environment: it was never completed, or points at a directory which is gone."""
+    return not info.complete or any(not Path(place).is_dir() for place in info.editable)
 
 
 def network_file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:

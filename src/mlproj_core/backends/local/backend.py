@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mlproj_core.backends.local.watch import LoopOutputWatch, OutputWatch, Proce
 from mlproj_core.claim import Claim, Record
 from mlproj_core.errors import ContactLost, ExecutionException, UserError
 from mlproj_core.handle import RunHandle, key_digest
+from mlproj_core.housekeeping import delete
 from mlproj_core.launch import Launch
 from mlproj_core.locations import state_dir
 from mlproj_core.status import Outcome, Phase, Reason, ReasonCode, RunStatus
@@ -43,6 +45,14 @@ STARTING_PATIENCE = 120.0
 
 FAREWELL = 1.0
 """Seconds to wait for a supervisor that has recorded the end and is about to go itself, a matter of milliseconds."""
+
+TRIMMED = "trimmed"
+"""Name of the file in a run directory that says that something of it was deleted to make room."""
+
+ESSENTIALS = frozenset(
+    {"claim.json", "record.json", "end.json", "result.json", "settled", "cancel", "lock", "supervisor.json", TRIMMED}
+)
+"""The files of a run that is over by which it is judged, and what it left for those who come after it."""
 
 BURIAL_GRACE = 2.0
 """Seconds between TERM and KILL for what outlived its supervisor."""
@@ -119,7 +129,9 @@ class LocalBackend:
         """Prepare the attempt's directory, take its lock, and rename it into place."""
         parent = self.state / "runs" / key_digest(claim.key)
         draft = RunDirectory(parent / f".claim-{os.urandom(8).hex()}")
-        draft.path.mkdir(parents=True, mode=0o700)
+        while not draft.exists():
+            with suppress(FileNotFoundError):  # house-keeping has just removed the parent, which was empty
+                draft.path.mkdir(parents=True, mode=0o700)
         lock = draft.lock()
         assert lock is not None  # noqa: S101  # nobody else knows the directory
         place = parent / str(claim.attempt)
@@ -172,7 +184,10 @@ class LocalBackend:
         directory = locate(handle)
         if not directory.exists():
             return Sighting(State.GONE)
-        held = directory.locked()
+        try:
+            held = directory.locked()
+        except FileNotFoundError:  # pruned this moment
+            return Sighting(State.GONE)
         # In this order: a run that ends between the two looks is seen as ended, never as lost.
         end = directory.read("end.json")
         claim, record = directory.read("claim.json"), directory.read("record.json")
@@ -190,6 +205,7 @@ class LocalBackend:
             outcome=Outcome.from_dict(end) if end else None,
             cancel_requested=directory.has("cancel"),
             settled=directory.has("settled"),
+            trimmed=directory.has(TRIMMED),
         )
 
     def ended_with_asker(self, handle: RunHandle) -> bool:
@@ -248,8 +264,9 @@ class LocalBackend:
                 state = self.look(handle).state
                 if supervisor is None and state is State.LIVING:
                     supervisor = self._supervisor(handle)
-                while data := reader.read():
-                    yield data, reader.cursor
+                with _kept(handle, state):
+                    while data := reader.read():
+                        yield data, reader.cursor
                 if state in (State.ENDED, State.LOST, State.GONE):
                     return
                 watch.wait(supervisor)
@@ -276,9 +293,10 @@ class LocalBackend:
                     if supervisor is None and state is State.LIVING:
                         supervisor = self._supervisor(handle)
                         watch.attend(supervisor)
-                while data := reader.read():
-                    yield data, reader.cursor
-                    await asyncio.sleep(0)  # whoever prints without a pause does not keep the loop from others
+                with _kept(handle, state):
+                    while data := reader.read():
+                        yield data, reader.cursor
+                        await asyncio.sleep(0)  # whoever prints without a pause does not keep the loop from others
                 if state in (State.ENDED, State.LOST, State.GONE):
                     return
                 await watch.wait(None if state is State.LIVING else _interval(state, None))
@@ -362,22 +380,41 @@ class LocalBackend:
         cut_tether(directory.path)
 
     def prune(self, handle: RunHandle) -> bool:
-        """Delete an attempt that is over and settled; False if it is not."""
-        sighting = self.look(handle)
-        delivered = sighting.settled or sighting.record is None or not sighting.record.tracked
-        if sighting.state is not State.ENDED or not delivered:
-            return False
-        directory = locate(handle).path
-        doomed = directory.parent / f".pruned-{os.urandom(8).hex()}"
-        directory.rename(doomed)  # at once, so that no one finds half of it
-        _delete(doomed)
-        for draft in [*directory.parent.glob(".claim-*"), *directory.parent.glob(".pruned-*")]:
-            if not RunDirectory(draft).locked():
-                _delete(draft)
+        """Delete an attempt that is over and settled; False if it is not, or is being read."""
+        directory = locate(handle)
         try:
-            directory.parent.rmdir()
-        except OSError:
-            return True  # other attempts of the key remain
+            with directory.alone() as alone:
+                sighting = self.look(handle)
+                delivered = sighting.settled or sighting.record is None or not sighting.record.tracked
+                if not alone or sighting.state is not State.ENDED or not delivered:
+                    return False
+                doomed = directory.path.parent / f".pruned-{os.urandom(8).hex()}"
+                directory.path.rename(doomed)  # at once, so that no one finds half of it
+        except FileNotFoundError:  # another pruning was first
+            return True
+        delete(doomed)
+        with suppress(OSError):  # other attempts of the key remain
+            directory.path.parent.rmdir()
+        return True
+
+    def trim(self, handle: RunHandle, only: Collection[str] | None = None) -> bool:
+        """Delete what an attempt that is over takes room with; its end stays. False if it lives, or is being read.
+
+        Args:
+            handle: the attempt.
+            only: names in its directory; None for all but `ESSENTIALS`.
+        """
+        directory = locate(handle)
+        try:
+            with directory.alone() as alone:
+                if not alone or not directory.has("end.json"):
+                    return False
+                (directory.path / TRIMMED).touch()  # before anything is missed
+                for path in directory.path.iterdir():
+                    if (path.name in only) if only is not None else (path.name not in ESSENTIALS):
+                        delete(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except FileNotFoundError:  # it was pruned meanwhile
+            return True
         return True
 
     # -- inside
@@ -407,9 +444,17 @@ class LocalBackend:
         return ProcessWatch(identity["pid"], identity["started"])
 
 
+def _kept(handle: RunHandle, state: State) -> AbstractContextManager[None]:
+    """Keeps house-keeping from a run that is over while its output is read; what lives is kept anyway."""
+    return locate(handle).being_read() if state is State.ENDED else nullcontext()
+
+
 def _output_directory(handle: RunHandle) -> str | None:
     """Where a run's output is, made if its supervisor has not begun yet, to be watched; None if the run is gone."""
-    directory = locate(handle).path / "output"
+    run = locate(handle)
+    if run.has(TRIMMED):
+        return None
+    directory = run.path / "output"
     try:
         directory.mkdir(exist_ok=True)
     except FileNotFoundError:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,37 @@ class RunDirectory:
             return True
         os.close(descriptor)
         return False
+
+    @contextmanager
+    def being_read(self) -> Iterator[None]:
+        """While this lasts, house-keeping leaves the directory alone; nothing happens where there is none."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether nobody reads the directory, completes it or lives in it; while this lasts, nobody else can begin."""
+        descriptor, lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), None
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            lock = self.lock()
+            yield lock is not None
+        finally:
+            if lock is not None:
+                os.close(lock)
+            os.close(descriptor)
 
     def _flock(self, kind: int) -> int | None:
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
