@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ContactLost",
+    "DataError",
     "EnvironmentBuildError",
     "ExecutionException",
     "InvalidParameters",
@@ -85,6 +86,10 @@ class InvalidParameters(UserError):
 
 class SourceError(ExecutionException):
     """A project's source could not be fetched: no such repository, version or subdirectory, or no access."""
+
+
+class DataError(ExecutionException):
+    """Data for a parameter could not be fetched: it is not there, may not be read, or its store is out of reach."""
 
 
 class EnvironmentBuildError(ExecutionException):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlproj_core.claim import Record
+    from mlproj_core.data.remote import Download
     from mlproj_core.sources import Checkout
     from mlproj_core.tracking import NewRun, Tracking
 
@@ -44,6 +45,7 @@ class Launch:
         parameters: the values it was rendered with, the extra ones too, as plain text.
         env_manager: name of the environment manager.
         environment: `{"ready": …, "request": …}`: an environment known to be ready, and how to make it.
+        downloads: what is fetched for parameters of type path before the command runs.
         tracking: where the MLflow run is recorded.
         new_run: the MLflow run to create.
         run_id: an existing MLflow run to use instead; None to create one.
@@ -72,6 +74,7 @@ class Launch:
     backend_config: Mapping[str, Any] = field(default_factory=dict)
     tethered: bool = False
     withhold: Sequence[str] = ()
+    downloads: Sequence[Download] = ()
 
     def environment_of(self, caller: Mapping[str, str], record: Record) -> dict[str, str]:
         """The environment of the project's process: the caller's, with what the run adds. It may hold secrets."""

@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlproj_core.errors import InvalidParameters, UserError
 from mlproj_core.spec.argument import settle
@@ -14,6 +14,9 @@ from mlproj_core.spec.problem import closest, invalid, shown
 from mlproj_core.spec.project import EntryPoint, Parameter
 from mlproj_core.spec.template import render
 from mlproj_core.spec.types import chosen, misfit
+
+if TYPE_CHECKING:
+    from mlproj_core.data.remote import Download
 
 __all__ = ["BoundEntryPoint", "bind", "json_schema"]
 
@@ -30,6 +33,7 @@ class BoundEntryPoint:
         values: the same values as plain text, under plain names.
         warnings: what is odd about the values but does not keep them from being used.
         secrets: the values of secret parameters, which are in none of the others: variables of the project's process.
+        downloads: what must be fetched before the command can run; its paths stand in the command already.
     """
 
     name: str
@@ -38,6 +42,7 @@ class BoundEntryPoint:
     values: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    downloads: tuple[Download, ...] = ()
 
 
 def bind(
@@ -56,7 +61,8 @@ def bind(
         parameters: values by name. Those that the entry point does not declare are appended to its command, as
             `--name value`. None is no value to an optional parameter.
         storage_dir: as for MLflow's `compute_command`: given, local paths become absolute in the command, starting at
-            the current working directory, as in every run; None leaves them as they are written.
+            the current working directory, as in every run, and data from elsewhere gets a place below it, of which
+            the run is the only user. Nothing is fetched here. None leaves paths as they are written.
         check_local_paths: whether local paths must exist here: the project runs as a local process.
         variables: the environment variables in which secret parameters are looked up that are not given; by default
             those of this process. An empty one is none.
@@ -73,7 +79,13 @@ def bind(
     if faulty := entry_point.command_problems():
         raise invalid(f"Entry point {entry_point.name!r} cannot run", faulty)
     given = {str(name): value for name, value in (parameters or {}).items()}
-    binder = _Binder(entry_point, given, os.environ if variables is None else variables, exposed)
+    binder = _Binder(
+        entry_point,
+        given,
+        os.environ if variables is None else variables,
+        exposed=exposed,
+        fetches=bool(storage_dir),
+    )
     binder.check(check_local_paths)
     if binder.problems:
         raise InvalidParameters(_headline(entry_point, binder.problems), binder.problems)
@@ -81,10 +93,15 @@ def bind(
     extra = {name: text for name, text in values.items() if name not in entry_point.parameters}
     logged = {name: shlex.quote(values[name]) for name in entry_point.parameters if name in values}
     rendered = dict(logged)
+    downloads: list[Download] = []
     if storage_dir:
-        for name, parameter in entry_point.parameters.items():
+        for position, (name, parameter) in enumerate(entry_point.parameters.items()):
             if parameter.type == "path" and name in values:
-                rendered[name] = shlex.quote(os.path.abspath(_local_path(values[name]) or values[name]))  # noqa: PTH100
+                local = _local_path(values[name])
+                if local is None:
+                    downloads.append(_download(name, values[name], os.path.join(storage_dir, f"param_{position}")))  # noqa: PTH118
+                    local = downloads[-1].path
+                rendered[name] = shlex.quote(os.path.abspath(local))  # noqa: PTH100
     if faulty := entry_point.command_problems(rendered):
         raise invalid(f"Entry point {entry_point.name!r} cannot run with these values", faulty)
     quoted_extra = {shlex.quote(name): shlex.quote(text) for name, text in extra.items()}
@@ -97,6 +114,7 @@ def bind(
         values=values,
         warnings=tuple(binder.warnings),
         secrets=binder.secrets,
+        downloads=tuple(downloads),
     )
 
 
@@ -104,9 +122,16 @@ class _Binder:
     """Turns given and default values into text, and notes every problem on the way."""
 
     def __init__(
-        self, entry_point: EntryPoint, given: Mapping[str, Any], variables: Mapping[str, str], exposed: bool
+        self,
+        entry_point: EntryPoint,
+        given: Mapping[str, Any],
+        variables: Mapping[str, str],
+        *,
+        exposed: bool,
+        fetches: bool,
     ) -> None:
         self.entry_point = entry_point
+        self.fetches = fetches
         self.given = given
         self.variables = variables
         self.exposed = exposed
@@ -229,15 +254,23 @@ class _Binder:
             return None
         local = _local_path(text)
         if local is None:
-            return (
-                "is not a local path, and data from elsewhere is not supported yet by this release; fetch it first, or "
-                "declare the parameter as uri and let the code read it"
-            )
+            return self._remote_fault(parameter, text)
         if not local:
             return "is empty, but a path is needed"
         if check_local_paths and not os.path.exists(local):  # noqa: PTH110 - no pathlib for a question to the file system
             return f"does not exist{'' if os.path.isabs(local) else f' below the current directory {os.getcwd()}'}"  # noqa: PTH109, PTH117
         return None
+
+    def _remote_fault(self, parameter: Parameter, text: str) -> str | None:
+        from mlproj_core.data.remote import fault, missing_library, signature_in
+
+        why = fault(text) or (missing_library(text) if self.fetches else None)
+        if why is None and (name := signature_in(text)) is not None:
+            self.warnings.append(
+                f"parameter {parameter.name!r}: the query of its URL holds {name!r}, which may be a secret, and is "
+                "recorded with the run"
+            )
+        return why
 
     def _label(self, parameter: Parameter) -> str:
         where = f", line {parameter.line}" if parameter.line is not None else ""
@@ -269,6 +302,12 @@ def _headline(entry_point: EntryPoint, problems: list[str]) -> str:
 
 def _text(value: Any) -> str:
     return str(os.fspath(value)) if isinstance(value, os.PathLike) else str(value)
+
+
+def _download(parameter: str, uri: str, directory: str) -> Download:
+    from mlproj_core.data.remote import Download, basename
+
+    return Download(parameter, uri, os.path.abspath(os.path.join(directory, basename(uri))))  # noqa: PTH100, PTH118
 
 
 def _has_scheme(default: Any) -> bool:

@@ -13,15 +13,21 @@ if TYPE_CHECKING:
 __all__ = ["retry_can_help"]
 
 _NEVER = (ReasonCode.USER_INPUT, ReasonCode.CANCELLED)
-_IF_IT_CAN_HELP = (ReasonCode.SOURCE, ReasonCode.ENVIRONMENT, ReasonCode.IMAGE, ReasonCode.TRACKING)
+_IF_IT_CAN_HELP = (
+    ReasonCode.SOURCE,
+    ReasonCode.ENVIRONMENT,
+    ReasonCode.DATA,
+    ReasonCode.IMAGE,
+    ReasonCode.TRACKING,
+)
 
 
 def retry_can_help(error: BaseException) -> bool:
     """Whether another try can end better.
 
     Not after the caller's own mistake, a refusal or a cancellation. After a failure of what surrounds the project
-    (source, environment, image, tracking) if its reason says so. Else it can: whoever asks for retries of a project
-    that exits with an error means such ends too.
+    (source, environment, data, image, tracking) if its reason says so. Else it can: whoever asks for retries of a
+    project that exits with an error means such ends too.
 
     Args:
         error: what ended the try.

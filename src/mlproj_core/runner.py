@@ -6,10 +6,12 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlproj_core.claim import read_turn
-from mlproj_core.handle import RunHandle
+from mlproj_core.errors import UserError
+from mlproj_core.handle import RunHandle, key_digest
 from mlproj_core.launch import Launch, visible
 from mlproj_core.locations import state_dir
 from mlproj_core.report import Report, log
@@ -18,7 +20,9 @@ from mlproj_core.runs import SubmittedRun, attach
 from mlproj_core.status import RunStatus
 
 if TYPE_CHECKING:
+    from mlproj_core.data.remote import Download
     from mlproj_core.sources import Checkout
+    from mlproj_core.tracking import Tracking
 
 __all__ = ["run", "submit", "submit_request"]
 
@@ -76,7 +80,8 @@ def run(
             `grace` (seconds between TERM and KILL when the run is ended; default 10) and `max_runs` (how many of the
             runs that give it work on this host at once; the others wait in the phase `queued`, outside their
             `timeout`).
-        storage_dir: directory for data that is fetched for parameters of type path.
+        storage_dir: directory for data that is fetched for parameters of type path; each run has a directory of its own
+            in it. By default one beside the runs' own.
         synchronous: whether to wait for the end. If not, the run is detached: it outlives this process.
         run_id: an existing MLflow run to use instead of creating one.
         run_name: name of the MLflow run.
@@ -195,7 +200,7 @@ def submit_request(
     )
     with workspace() as into:
         checkout = fetch(os.fspath(request.uri), request.version, into=into, token=request.git_token, report=report)
-        launch = _launch(request, checkout, config, tethered=tethered, exposed=exposed, report=report)
+        launch = _launch(request, checkout, config, key=asker.key, tethered=tethered, exposed=exposed, report=report)
         if request.reuse_finished:
             from mlproj_core import reuse
 
@@ -209,6 +214,7 @@ def _launch(
     checkout: Checkout,
     config: Mapping[str, Any],
     *,
+    key: str,
     tethered: bool,
     exposed: bool,
     report: Report,
@@ -221,10 +227,12 @@ def _launch(
 
     project = load_project(checkout.directory)
     variables = {str(name): str(value) for name, value in (request.env_vars or {}).items()}
+    # A directory of the key's own: each try of a step has the same command, and no two steps have the same files.
+    storage = Path(request.storage_dir or state_dir() / "data").expanduser().absolute() / key_digest(key)
     bound = bind(
         project.entry_point(request.entry_point),
         request.parameters,
-        storage_dir=request.storage_dir or str(state_dir()),
+        storage_dir=storage,
         variables={**visible(os.environ, request.withhold), **variables},
         exposed=exposed,
     )
@@ -243,6 +251,7 @@ def _launch(
     tracking = connect(request.tracking_uri)
     if tracking.notice:
         report(tracking.notice)
+    _check_downloads(bound.downloads, tracking)
     parent = request.parent_run_id or _enclosing_run()
     system = system_tags(
         source_name=checkout.source_name,
@@ -292,7 +301,23 @@ def _launch(
         backend_config=config,
         tethered=tethered,
         withhold=request.withhold,
+        downloads=bound.downloads,
     )
+
+
+def _check_downloads(downloads: Sequence[Download], tracking: Tracking) -> None:
+    """Refuse what only a tracking server could give where there is none; no server is asked yet."""
+    if not downloads or tracking.name != "untracked":
+        return
+    from mlproj_core.data.remote import TRACKED
+
+    for download in downloads:
+        scheme = download.uri.partition(":")[0]
+        if scheme in TRACKED:
+            raise UserError(
+                f"parameter {download.parameter!r}: {download.uri} is known to a tracking server only, and this run "
+                "has none. Set MLFLOW_TRACKING_URI (or tracking_uri), or give the URI of the store itself."
+            )
 
 
 def _see_through(submitted: SubmittedRun, report: Report) -> SubmittedRun:

@@ -42,6 +42,7 @@ class Phase(_Word):
 
     QUEUED = "queued"
     ENVIRONMENT = "environment"
+    DATA = "data"
     RUNNING = "running"
     ENDED = "ended"
 
@@ -53,6 +54,7 @@ class ReasonCode(_Word):
     PROJECT_CODE = "project_code"
     SOURCE = "source"
     ENVIRONMENT = "environment"
+    DATA = "data"
     IMAGE = "image"
     CAPACITY = "capacity"
     OOM = "oom"

@@ -50,6 +50,7 @@ DETACH = "detach"
 _PHASES = {
     Phase.QUEUED: "queued",
     Phase.ENVIRONMENT: "its environment is being built",
+    Phase.DATA: "its data is being fetched",
     Phase.RUNNING: "the project runs",
 }
 

@@ -179,4 +179,4 @@ class Screen:
             phase = self._look().phase
         except MlprojError:  # whoever reads the output meets it too, and tells
             return None
-        return {Phase.QUEUED: "starting", Phase.ENVIRONMENT: "environment"}.get(phase)
+        return {Phase.QUEUED: "starting", Phase.ENVIRONMENT: "environment", Phase.DATA: "data"}.get(phase)

@@ -6,11 +6,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 from mlproj_core.status import Outcome
 from mlproj_core.tracking.surroundings import surroundings
+
+if TYPE_CHECKING:
+    from mlproj_core.tracking.models import ModelReference
 
 __all__ = ["ATTEMPT_TAG", "OUTCOME_TAG", "REUSE_TAG", "NewRun", "RunRecord", "Tracking", "run_page"]
 
@@ -187,6 +190,13 @@ class Tracking(Protocol):
 
         Returns:
             None when it is stored, else why it is not, in one sentence.
+        """
+
+    def model_location(self, model: ModelReference) -> str:
+        """The URI of a model's files, as its registry holds it.
+
+        Raises:
+            UserError: there is no such model, or no registry.
         """
 
     def run_url(self, experiment_id: str, run_id: str) -> str | None:

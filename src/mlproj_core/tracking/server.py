@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 from mlproj_core.errors import TrackingError, UserError
 from mlproj_core.status import Outcome
 from mlproj_core.tracking import artifacts, limits
 from mlproj_core.tracking.experiments import experiment_id_of
 from mlproj_core.tracking.record import ATTEMPT_TAG, OUTCOME_TAG, NewRun, RunRecord, run_page
-from mlproj_core.tracking.session import ServerRefusal, Session
+from mlproj_core.tracking.session import Door, ServerRefusal, Session
 from mlproj_core.tracking.uris import scheme_of
+
+if TYPE_CHECKING:
+    from mlproj_core.tracking.models import ModelReference
 
 __all__ = ["TrackingServer"]
 
@@ -282,7 +285,55 @@ class TrackingServer:
             doing=doing,
         )
 
+    # Models
+
+    def model_location(self, model: ModelReference) -> str:
+        """See `Tracking.model_location`."""
+        doing = f"find {model}"
+        try:
+            if model.model_id:
+                answer = self._session.get(f"{_API}/logged-models/{quote(model.model_id, safe='')}", {}, doing=doing)
+                return _text(answer.get("model", {}).get("info", {}), "artifact_uri")
+            version = {"name": model.name, "version": model.version or self._version(model, doing)}
+            return _text(
+                self._session.get(f"{_API}/model-versions/get-download-uri", version, doing=doing), "artifact_uri"
+            )
+        except ServerRefusal as refusal:
+            if refusal.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise UserError(str(refusal)) from None
+            raise
+
+    def _version(self, model: ModelReference, doing: str) -> str:
+        from mlproj_core.tracking.models import LATEST
+
+        if model.alias:
+            query = {"name": model.name, "alias": model.alias}
+            answer = self._session.get(f"{_API}/registered-models/alias", query, doing=doing)
+            return _text(answer.get("model_version", {}), "version")
+        body: dict[str, object] = {"name": model.name}
+        if model.stage != LATEST:
+            body["stages"] = [model.stage]
+        answer = self._session.post(f"{_API}/registered-models/get-latest-versions", body, doing=doing)
+        versions = [int(_text(version, "version")) for version in answer.get("model_versions", ())]
+        if not versions:
+            raise UserError(f"{self.uri} has no version of {model}.")
+        return str(max(versions))
+
     # Artifacts
+
+    def list_artifacts(self, path: str) -> list[dict[str, Any]]:
+        """What lies directly below a path of the artifacts that the server gives out; nothing below a file.
+
+        Returns:
+            For each the last part of its `path`, `is_dir`, and for a file its `file_size` in bytes.
+        """
+        doing = f"list the artifacts in {path}"
+        answer = self._session.get(artifacts.PROXY_PATH, {"path": path}, doing=doing)
+        return [dict(file) for file in answer.get("files", ())]
+
+    def artifact_door(self, path: str) -> Door:
+        """How to read the file at a path of the artifacts that the server gives out."""
+        return self._session.door(f"{artifacts.PROXY_PATH}/{quote(path)}")
 
     def upload(
         self, run_id: str, path: Path, artifact_dir: str = "logs", artifact_uri: str | None = None

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urljoin, urlsplit
@@ -17,7 +18,7 @@ from mlproj_core.tracking.uris import without_credentials
 from mlproj_core.web.connection import Response
 from mlproj_core.web.proxies import connection_to
 
-__all__ = ["ServerRefusal", "Session"]
+__all__ = ["Door", "ServerRefusal", "Session"]
 
 # mlflow.utils.request_utils._TRANSIENT_FAILURE_RESPONSE_CODES
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
@@ -49,6 +50,23 @@ class ServerRefusal(TrackingRefused):
         super().__init__(message)
         self.status = status
         self.error_code = error_code
+
+
+@dataclass(frozen=True)
+class Door:
+    """What a GET needs that is too large for `Session.call`, which reads an answer as a whole.
+
+    Attributes:
+        url: without credentials.
+        headers: those that say who asks. Secret.
+        tls: how the server's certificate is checked.
+        who: for messages: who asks.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    tls: TlsSettings
+    who: str
 
 
 class Session:
@@ -100,6 +118,11 @@ class Session:
         """Close the connection; the next call opens another."""
         with self._lock:
             self._connection.close()
+
+    def door(self, path: str) -> Door:
+        """How to read what is at an API path, for as long as that takes."""
+        headers = {name: value for name, value in self._headers.items() if name not in ("Accept", "User-Agent")}
+        return Door(self._base + path, headers, self._tls, self.credentials.who)
 
     def get(self, path: str, query: Mapping[str, str], *, doing: str) -> dict[str, Any]:
         """GET an API path; see `call`."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from mlproj_core.errors import TrackingError, TrackingRefused, UserError
@@ -20,6 +20,9 @@ from mlproj_core.tracking import artifacts, limits
 from mlproj_core.tracking.experiments import experiment_id_of
 from mlproj_core.tracking.record import ATTEMPT_TAG, OUTCOME_TAG, NewRun, RunRecord, run_page
 from mlproj_core.tracking.uris import is_database, is_http, scheme_of, without_credentials
+
+if TYPE_CHECKING:
+    from mlproj_core.tracking.models import ModelReference
 
 __all__ = ["MlflowStore", "default_uri", "is_installed", "upload_through_mlflow"]
 
@@ -268,6 +271,30 @@ class MlflowStore:
             self._call(f"write the end of the run {run_id}", settle)
         except UserError as error:
             raise TrackingRefused(str(error)) from None
+
+    def model_location(self, model: ModelReference) -> str:
+        """See `Tracking.model_location`."""
+        from warnings import catch_warnings, simplefilter
+
+        from mlproj_core.tracking.models import LATEST
+
+        def find(client: Any) -> str:
+            if model.model_id:
+                return str(client.get_logged_model(model.model_id).artifact_location)
+            version = model.version
+            if model.alias:
+                version = str(client.get_model_version_by_alias(model.name, model.alias).version)
+            elif not version:
+                stages = None if model.stage == LATEST else [model.stage]
+                with catch_warnings():  # stages are deprecated, as MLflow tells whoever sets one
+                    simplefilter("ignore")
+                    found = [int(each.version) for each in client.get_latest_versions(model.name, stages)]
+                if not found:
+                    raise UserError(f"{self._shown} has no version of {model}.")
+                version = str(max(found))
+            return str(client.get_model_version_download_uri(model.name, version))
+
+        return self._call(f"find {model}", find)
 
     def upload(
         self, run_id: str, path: Path, artifact_dir: str = "logs", artifact_uri: str | None = None

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mlproj_core.errors import UserError
 from mlproj_core.status import Outcome
 from mlproj_core.tracking.record import NewRun, RunRecord
+
+if TYPE_CHECKING:
+    from mlproj_core.tracking.models import ModelReference
 
 __all__ = ["UNTRACKED_URI", "Untracked"]
 
@@ -77,6 +82,14 @@ class Untracked:
     ) -> str | None:
         """There is no artifact store, and none was asked for: nothing to report."""
         return None
+
+    def model_location(self, model: ModelReference) -> str:
+        """There is no registry.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"Without a tracking server {model} cannot be found. Set MLFLOW_TRACKING_URI.")
 
     def run_url(self, experiment_id: str, run_id: str) -> str | None:
         """None."""

@@ -159,6 +159,7 @@ class LocalBackend:
         return {
             "directory": str(checkout.directory),
             "environment": {"ready": launch.environment["ready"], "request": request},
+            "downloads": [download.to_dict() for download in launch.downloads],
             "tethered": launch.tethered,
             "grace": float(launch.backend_config.get("grace", GRACE)),
             "max_runs": launch.backend_config.get("max_runs"),
@@ -380,7 +381,7 @@ class LocalBackend:
         cut_tether(directory.path)
 
     def prune(self, handle: RunHandle) -> bool:
-        """Delete an attempt that is over and settled; False if it is not, or is being read."""
+        """Delete an attempt that is over and settled, the last of a key with its data; False if it may not be."""
         directory = locate(handle)
         try:
             with directory.alone() as alone:
@@ -393,8 +394,14 @@ class LocalBackend:
         except FileNotFoundError:  # another pruning was first
             return True
         delete(doomed)
-        with suppress(OSError):  # other attempts of the key remain
+        try:
             directory.path.parent.rmdir()
+        except OSError:
+            return True  # other attempts of the key remain
+        for download in sighting.claim.request.get("downloads", ()) if sighting.claim else ():
+            of_the_key = Path(download["path"]).parents[1]
+            if of_the_key.name == key_digest(handle.key):
+                delete(of_the_key)
         return True
 
     def trim(self, handle: RunHandle, only: Collection[str] | None = None) -> bool:

@@ -140,6 +140,10 @@ class Supervisor:
             return environment
         if self.stop_requested():
             return self.stopped()
+        if (failed := self.data()) is not None:
+            return failed
+        if self.stop_requested():
+            return self.stopped()
         self.enter("running")
         variables = dict(os.environ)
         for name in environment["unset"]:
@@ -207,26 +211,10 @@ class Supervisor:
             self.say(f"environment: {describe(ready)} (found ready)")
             return dict(ready)
         self.enter("environment")
-        self.write("environment-request.json", wanted["request"])
-        result = self.path("environment.json")
-        # With the path of mlproj itself, since the asker may have found it by other means than its site-packages.
-        code = (
-            "import sys; sys.path.append(sys.argv.pop(1)); from runpy import run_module; "
-            "run_module('mlproj_core.environments.build', run_name='__main__', alter_sys=True)"
-        )
-        builder = [sys.executable, "-c", code, self.request["import_root"]]
         while True:
-            command = [*builder, self.path("environment-request.json"), result]
-            status = self.execute(command, self.directory, dict(os.environ))
-            if self.stopping:
-                return self.stopped()
-            answer = self.read("environment.json") if os.path.exists(result) else {}
-            error = answer.get("error")
-            if error or status != 0:
-                error = error or {"message": f"the builder of the environment {ended_how(status)}"}
-                code, message = error.get("code", "environment"), error["message"]
-                retryable = bool(error.get("retryable", False))
-                return self.outcome("FAILED", code, message, retryable=retryable)
+            answer = self.errand("environment", "mlproj_core.environments.build", wanted["request"])
+            if "status" in answer:
+                return answer
             if self.hold(answer["environment"]):
                 self.say(f"environment: {describe(answer['environment'])} (made for this run)")
                 return dict(answer["environment"])
@@ -243,7 +231,48 @@ class Supervisor:
         prefix = environment["prefix"]
         return prefix is None or os.path.exists(os.path.join(prefix, ENVIRONMENT_MARKER))
 
+    # -- the data
+
+    def data(self) -> dict[str, Any] | None:
+        """Fetch what parameters name elsewhere; None when all is there, else the outcome of the run without it."""
+        downloads = self.request.get("downloads")  # which the claims of an earlier release do not have
+        if not downloads:
+            return None
+        self.enter("data")
+        answer = self.errand("data", "mlproj_core.data.fetch", {"downloads": downloads})
+        return answer if "status" in answer else None
+
     # -- processes
+
+    def errand(self, name: str, module: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Have a module of mlproj do something in a process of its own; its result, else the outcome of the run.
+
+        Args:
+            name: of the files of request and result, and the reason's code if the process says nothing of it.
+            module: see `mlproj_core.errand`.
+            request: what it is given.
+        """
+        self.write(f"{name}-request.json", request)
+        result = f"{name}.json"
+        # With the path of mlproj itself, since the asker may have found it by other means than its site-packages.
+        code = (
+            "import sys; sys.path.append(sys.argv.pop(1)); from runpy import run_module; "
+            f"run_module({module!r}, run_name='__main__', alter_sys=True)"
+        )
+        command = [sys.executable, "-c", code, self.request["import_root"]]
+        command += [self.path(f"{name}-request.json"), self.path(result)]
+        status = self.execute(command, self.directory, dict(os.environ))
+        if self.stopping:
+            return self.stopped()
+        answer: dict[str, Any] = self.read(result) if os.path.exists(self.path(result)) else {}
+        error = answer.get("error")
+        if error or status != 0:
+            if not error:
+                message = f"the process that saw to the {name} {ended_how(status)}"
+                error = {"message": message, "retryable": os.WIFSIGNALED(status)}
+            retryable = bool(error.get("retryable", False))
+            return self.outcome("FAILED", error.get("code", name), error["message"], retryable=retryable)
+        return answer
 
     def execute(self, command: list[str], directory: str, variables: dict[str, str]) -> int:
         """Run a program until it and all that it started have ended, by themselves or by a stop; its wait status."""

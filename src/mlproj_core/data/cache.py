@@ -1,0 +1,216 @@
+"""The cache of fetched files: one place for each file, found by the digest of its address.
+
+    data/<key>/content                the file, as it was at one version; counts once `facts.json` is there
+    data/<key>/facts.json             its version and size; the time of change is the last use
+    data/<key>/part                   the first bytes of what is being fetched, to go on from
+    data/<key>/part.json              of which version they are
+    data/.locks/<key>                 held exclusively by whoever fetches, uses or removes it
+
+A new version takes the place of the one before. Whoever reads a file has it open: it may be replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mlproj_core.data.remote import without_query
+from mlproj_core.locations import cache_dir
+
+__all__ = ["CachedFile", "Slot", "prune_data"]
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """A file in the cache.
+
+    Attributes:
+        address: what it is a copy of, without credentials.
+        size: in bytes, with what is half fetched.
+        last_used: in seconds since the epoch.
+    """
+
+    address: str
+    size: int
+    last_used: float
+
+
+class Slot:
+    """The place of one file in the cache, whether it is there or not. All but `held` is for who holds it.
+
+    Args:
+        address: see `Item`.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = without_query(address)
+        self._take(hashlib.sha256(address.encode()).hexdigest()[:32])
+
+    def _take(self, key: str) -> None:
+        self.directory = _root() / key
+        self.content = self.directory / "content"
+        self.part = self.directory / "part"
+        self._facts = self.directory / "facts.json"
+        self._part_facts = self.directory / "part.json"
+        self._lock = _root() / ".locks" / key
+
+    @classmethod
+    def of(cls, directory: Path) -> Slot:
+        """The slot in a directory of the cache."""
+        slot = cls.__new__(cls)
+        slot._take(directory.name)
+        facts = _read(slot._facts) or _read(slot._part_facts) or {}
+        slot.address = str(facts.get("address", ""))
+        return slot
+
+    @contextlib.contextmanager
+    def held(self, waiting: Callable[[], None] | None) -> Iterator[bool]:
+        """Hold the exclusive right to this slot; yields whether it was had.
+
+        Args:
+            waiting: called once when another process holds it, before waiting for it; None not to wait.
+        """
+        self._lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        while True:
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if waiting is None:
+                        yield False
+                        return
+                    waiting()
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                # A lock on a file that was removed meanwhile protects nothing.
+                if self._lock.exists() and os.path.samestat(os.fstat(descriptor), self._lock.stat()):
+                    yield True
+                    return
+            finally:
+                os.close(descriptor)
+
+    # -- the whole file
+
+    def version(self) -> str | None:
+        """The version of the file that is there; None without one."""
+        facts = _read(self._facts)
+        if facts is None or not self.content.is_file() or self.content.stat().st_size != facts.get("size"):
+            return None
+        version = facts.get("version")
+        return str(version) if version is not None else None
+
+    def touch(self) -> None:
+        """Note that the file was asked for now."""
+        os.utime(self._facts)
+
+    def complete(self, draft: Path, version: str | None) -> None:
+        """Let a file that is whole take the slot."""
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        self._facts.unlink(missing_ok=True)
+        draft.replace(self.content)
+        self.drop_part()
+        _write(self._facts, {"address": self.address, "version": version, "size": self.content.stat().st_size})
+
+    def drop(self) -> None:
+        """Remove what is there, whole or in part."""
+        import shutil
+
+        self._facts.unlink(missing_ok=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # -- the part that is there while it is fetched
+
+    def part_facts(self) -> dict[str, Any]:
+        """Of the part that is there: `version`, `total` (bytes, or None), `encoding`; empty without one."""
+        facts = _read(self._part_facts)
+        return facts if facts is not None and self.part.is_file() else {}
+
+    def part_length(self) -> int:
+        """Bytes of the part that are there."""
+        try:
+            return self.part.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def begin_part(self, version: str | None, total: int | None, encoding: str) -> None:
+        """Begin a new part, without a byte yet."""
+        self.drop_part()
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write(self._part_facts, {"address": self.address, "version": version, "total": total, "encoding": encoding})
+        self.part.touch()
+
+    def append(self) -> BinaryIO:
+        """The part, open to be gone on with."""
+        return self.part.open("ab", buffering=0)
+
+    def drop_part(self) -> None:
+        """Remove the part."""
+        self._part_facts.unlink(missing_ok=True)
+        self.part.unlink(missing_ok=True)
+
+    def info(self) -> CachedFile:
+        """What is known of the slot."""
+        sizes = [file.stat().st_size for file in (self.content, self.part) if file.is_file()]
+        times = [file.stat().st_mtime for file in (self._facts, self.part) if file.is_file()]
+        return CachedFile(self.address, sum(sizes), max(times, default=0.0))
+
+    def remove(self) -> bool:
+        """Remove what is there and its lock, unless it is in use; whether it was removed."""
+        with self.held(None) as had:
+            if had:
+                self.drop()
+                self._lock.unlink(missing_ok=True)
+            return had
+
+
+def prune_data(
+    older_than: float | None = None, *, report: Callable[[str], None] = lambda line: None
+) -> list[CachedFile]:
+    """Remove files from the cache that nobody fetches now. Runs have copies of their own.
+
+    Args:
+        older_than: seconds since the last use that a file must have been idle for; None for any.
+        report: is told of each file that is removed.
+
+    Returns:
+        What was known of each file that was removed.
+    """
+    removed = []
+    try:
+        directories = sorted(path for path in _root().iterdir() if not path.name.startswith("."))
+    except FileNotFoundError:
+        return []
+    for directory in directories:
+        slot = Slot.of(directory)
+        info = slot.info()
+        if (older_than is None or time.time() - info.last_used >= older_than) and slot.remove():
+            removed.append(info)
+            report(f"removed the copy of {info.address} ({info.size} bytes)")
+    return removed
+
+
+def _root() -> Path:
+    return cache_dir() / "data"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(value))
+    draft.replace(path)
