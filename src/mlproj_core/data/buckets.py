@@ -47,7 +47,7 @@ class _Bucket(Store):
         found = self._call(lambda: self._fs.find(self._path, detail=True), missing_ok=True) or {}
         items = []
         for path, info in sorted(found.items()):
-            name = path[len(self._path) :].lstrip("/") if path.startswith(self._path) else path
+            name = path.removeprefix(self._path)[1:]  # after the slash
             if not name or (name.endswith("/") and not info.get("size")) or info.get("type") == "directory":
                 continue  # the marker of a directory
             items.append(self._item(checked_name(name, self._uri), info))

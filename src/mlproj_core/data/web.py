@@ -63,7 +63,11 @@ class Web:
         if response is None:
             return None
         try:
-            return _body(response, url, start)
+            body = _body(response, url, start)
+            if body.start == 0 and known.cached is not None and body.version == known.cached:
+                response.close()  # MLflow's server tags what it sends, and does not look at If-None-Match
+                return None
+            return body
         except BaseException:
             response.close()
             raise
