@@ -149,10 +149,46 @@ def test_in_a_run_a_path_is_absolute_in_the_command_but_logged_as_it_was_given(t
     assert bind(one("path"), {"x": "a b"}).command == "run 'a b'"
 
 
-@pytest.mark.parametrize("value", ["s3://bucket/x", "https://host/x.csv", "file://server/x", "runs:/1/x"])
+def test_in_a_run_data_from_elsewhere_has_its_place_in_the_command(tmp_path):
+    url = "https://host/in/train%201.csv?version=2#top"
+    bound = bind(one("path"), {"x": url}, storage_dir=tmp_path)
+    (download,) = bound.downloads
+    assert (download.parameter, download.uri, download.path) == ("x", url, f"{tmp_path}/param_0/train 1.csv")
+    assert bound.command == f"run '{tmp_path}/param_0/train 1.csv'"
+    assert bound.values["x"] == url
+    assert bound.parameters["x"] == f"'{url}'"
+
+
+@pytest.mark.parametrize("uri", ["https://host/x.csv", "s3://bucket/x", "runs:/1/x", "models:/m/1"])
 @pytest.mark.parametrize("check", [True, False])
-def test_data_from_elsewhere_for_a_path_is_not_supported_yet(value, check):
-    assert "not supported yet by this release" in refused(one("path"), {"x": value}, check_local_paths=check)[0]
+def test_without_a_run_data_from_elsewhere_stays_as_it_is_written(uri, check):
+    bound = bind(one("path"), {"x": uri}, check_local_paths=check)
+    assert bound.command == f"run {uri}"
+    assert bound.downloads == ()
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("https://host", "data"),
+        ("https://host/%2e%2e", "data"),
+        ("https://host/a%2Fb", "a_b"),
+        ("https://host/dir/", "dir"),
+        ("runs:/1/in/set", "set"),
+        ("runs:/1", "1"),
+        ("models:/m@champion", "m@champion"),
+        ("https://host/" + "x" * 300 + ".csv", "x" * 196 + ".csv"),
+    ],
+)
+def test_data_from_elsewhere_keeps_its_name_where_a_disk_can_have_it(uri, name, tmp_path):
+    (download,) = bind(one("path"), {"x": uri}, storage_dir=tmp_path).downloads
+    assert download.path == f"{tmp_path}/param_0/{name}"
+
+
+@pytest.mark.parametrize("value", ["ftp://host/x", "file://server/x", "https:///x", "runs:/", "https://a:b@host/x"])
+@pytest.mark.parametrize("options", [{}, {"check_local_paths": False}, {"storage_dir": "/storage"}])
+def test_data_that_cannot_be_fetched_is_refused(value, options):
+    assert len(refused(one("path"), {"x": value}, **options)) == 1
 
 
 @pytest.mark.parametrize("value", ["", None])
@@ -169,7 +205,7 @@ def test_a_default_that_does_not_fit_its_type_is_used_with_a_warning(kind, defau
 
 
 @pytest.mark.parametrize(
-    ("kind", "default"), [("uri", "train.csv"), ("uri", 5), ("path", "/no/such"), ("path", "s3://b/x")]
+    ("kind", "default"), [("uri", "train.csv"), ("uri", 5), ("path", "/no/such"), ("path", "file://server/x")]
 )
 def test_a_default_that_mlflow_refuses_is_refused(kind, default):
     (problem,) = refused(one(kind, default), {})

@@ -62,8 +62,10 @@ def tree(directory):
 @pytest.fixture(scope="module")
 def moto():
     """The address of an S3 API, and its log of requests."""
-    server_module = pytest.importorskip("moto.server") if os.environ.get("CI") != "true" else __import__(
-        "moto.server", fromlist=["ThreadedMotoServer"]
+    server_module = (
+        pytest.importorskip("moto.server")
+        if os.environ.get("CI") != "true"
+        else __import__("moto.server", fromlist=["ThreadedMotoServer"])
     )
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -171,7 +173,10 @@ class TestAnObject:
 
 class TestAPrefix:
     def test_is_a_directory_with_all_below_it(self, s3, get):
-        files = {f"part-{number}.csv": os.urandom(1000 + number) for number in range(20)} | {"a/b/c.csv": b"", "a/d": b"d"}
+        files = {f"part-{number}.csv": os.urandom(1000 + number) for number in range(20)} | {
+            "a/b/c.csv": b"",
+            "a/d": b"d",
+        }
         for name, content in files.items():
             s3.put_object(Bucket="data", Key=f"set/{name}", Body=content)
         s3.put_object(Bucket="data", Key="set/a/", Body=b"")  # as consoles make directories
@@ -317,7 +322,9 @@ class TestAnArtifact:
         host = mlflow_server.removeprefix("http://")
         assert tree(get(f"mlflow-artifacts://{host}/{root.partition(':/')[2]}/in/set")) == FILES
 
-    @pytest.mark.parametrize("uri", ["models:/wine/1", "models:/wine@champion", "models:/wine/Production", "models:/wine/latest"])
+    @pytest.mark.parametrize(
+        "uri", ["models:/wine/1", "models:/wine@champion", "models:/wine/Production", "models:/wine/latest"]
+    )
     def test_of_a_registered_model(self, logged, get, uri):
         assert tree(get(uri)) == FILES
 
@@ -368,7 +375,9 @@ class TestAnArtifactBehindTheServer:
         def start(root):
             directory = tmp_path / "server"
             directory.mkdir()
-            server = MlflowServer(mlflow_python, directory, mlflow_environment, "--no-serve-artifacts", "--default-artifact-root", root)
+            server = MlflowServer(
+                mlflow_python, directory, mlflow_environment, "--no-serve-artifacts", "--default-artifact-root", root
+            )
             request.addfinalizer(server.stop)
             monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
             return server.uri
@@ -481,7 +490,12 @@ class Workspace:
 
     def status(self, path):
         if path in self.files:
-            return {"path": path, "is_dir": False, "file_size": len(self.files[path]), "modification_time": 1_700_000_000_000}
+            return {
+                "path": path,
+                "is_dir": False,
+                "file_size": len(self.files[path]),
+                "modification_time": 1_700_000_000_000,
+            }
         if any(name.startswith(f"{path}/") for name in self.files):
             return {"path": path, "is_dir": True, "file_size": 0, "modification_time": 0}
         return None
