@@ -113,7 +113,7 @@ def _decompressed(file: IO[bytes], magic: bytes, shown: str) -> IO[bytes] | None
             from bz2 import BZ2File
 
             return BZ2File(file)
-        if magic.startswith((b"\xfd7zXZ\0", b"\x5d\0\0")):
+        if magic.startswith(b"\xfd7zXZ\0"):
             from lzma import LZMAFile
 
             return LZMAFile(file)

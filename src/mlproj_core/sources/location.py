@@ -21,7 +21,7 @@ _SUPPORTED = (
     "file://…, https://… or http://…), or a Git repository: https://…, http://…, ssh://…, git://…, git@host:path, a "
     "bare repository's path, or one of these with git+ before it; each may end in #subdirectory."
 )
-_ARCHIVE = re.compile(r".+\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz|lzma|zst))$", re.IGNORECASE)
+_ARCHIVE = re.compile(r".+\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst))$", re.IGNORECASE)
 _OTHER_ARCHIVE = re.compile(r".+\.(whl|egg|conda|rar|7z|tar\.(Z|lz|lz4|lzo|br)|jar)$", re.IGNORECASE)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)
 _SCP = re.compile(r"(?:(?P<user>[^@/:\s]+)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^@/:\s\[\]-][^@/:\s\[\]]*):(?P<path>.+)")
