@@ -66,6 +66,7 @@ class TestAFileInLfs:
         assert f"Fetching 2 files of {server.url('p.git')} from Git LFS" in lines
         assert sorted(server.served) == sorted(server.files)
         assert leftovers(home, into) == []
+        assert not (checkout.directory / ".git/hooks").exists()
         git("lfs", "install", "--skip-repo", cwd=home)
         assert git("status", "--porcelain", cwd=checkout.directory) == ""
 

@@ -165,9 +165,7 @@ class _Bounded:
         if size > self._most:
             raise self._too_long()
         with _parsing():
-            self.last = self._file.read(size if size >= 0 else self._most + 1)
-            if len(self.last) > self._most:
-                raise self._too_long()
+            self.last = self._file.read(size if size >= 0 else self._most)
             self._reached(self._file.tell())
         return self.last
 
@@ -244,11 +242,8 @@ def _zip_entries(file: IO[bytes], shown: str, limits: Limits) -> Iterator[Entry]
     bounded = _Bounded(file, most, lambda: limits.excess(shown, "entries"), lambda position: None)
     with _parsing():
         archive = ZipFile(bounded)
-        members = archive.infolist()
-        if len(members) > limits.entries:
-            raise limits.excess(shown, "entries")
         _check_apart(archive, shown)
-    for member in members:
+    for member in archive.infolist():
         with _parsing():
             entry = _zip_entry(archive, member, shown)
         yield entry
