@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+import shutil
 import ssl
 import stat
 import struct
@@ -18,6 +19,8 @@ from pathlib import Path
 import pytest
 from archive_world import FileServer, overlapping_zip, packed, tar_entry, tarred, zip_link, zipped
 from git_world import clean_environment, repository
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from missing import missing
 
 from mlproj_core.errors import SourceError, UserError
@@ -452,6 +455,33 @@ class TestAHostileArchive:
 
         with pytest.raises(UserError, match="does not tell upper from lower case"):
             Unpacking(tmp_path / "root", "p.zip", 100, Limits()).add(Entry("f", Kind.FILE))
+
+
+SOUND = [
+    zipped(("a/b", "hello" * 50), ("c", "x"), zip_link("l", "a/b")),
+    tarred(("a/b", b"hello" * 50), ("d/" * 80 + "c", b"x"), tar_entry("h", tarfile.LNKTYPE, "a/b")),
+    tarred(("d/" * 80 + "c", b"x" * 600), tar_entry("l", tarfile.SYMTYPE, "d"), format=tarfile.GNU_FORMAT),
+]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    archive=st.sampled_from(SOUND),
+    changes=st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=12), st.integers(0, 600)), max_size=6),
+)
+def test_an_archive_with_any_bytes_changed_is_unpacked_or_refused(tmp_path, into, archive, changes):
+    for place, new, replaced in changes:
+        place %= len(archive)
+        archive = archive[:place] + new + archive[place + replaced :]
+    file = write(tmp_path / "p.tar", archive)
+    refusal = ""
+    try:
+        shutil.rmtree(fetch(str(file), into=into).owned)
+    except (UserError, SourceError) as error:
+        refusal = str(error)
+    assert "Errno" not in refusal
+    assert list(into.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "into", "p.tar"]
 
 
 class TestTheLimits:
