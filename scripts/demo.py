@@ -176,6 +176,7 @@ def stand_alone() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["MLPROJ_CACHE_DIR"] = str(DEMO / "cache")
     os.environ["MLPROJ_STATE_DIR"] = str(DEMO / "state")
+    os.environ["MLPROJ_ENV_MANAGER"] = "uv"  # makes the project's environment in a fraction of virtualenv's time
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, ["127.0.0.1", os.environ.get(name)]))
 

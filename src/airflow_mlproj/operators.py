@@ -70,7 +70,8 @@ class MLProjectOperator(BaseOperator):
         storage_dir: directory for data that is fetched for parameters of type path.
         run_id: an existing MLflow run to use instead of creating one.
         run_name: name of the MLflow run.
-        env_manager: "local" (the worker's environment) or "uv"; by default what the project asks for.
+        env_manager: "virtualenv", "uv", "conda" or "local" (the worker's environment); by default what MLflow takes
+            for the project's kind of environment.
         build_image: whether to build an image of the project, for projects that run in a container.
         docker_auth: credentials for a Docker registry. Airflow is not shown its values.
         env_vars: environment variables for the project. Airflow is not shown their values.

@@ -178,7 +178,8 @@ class MLProject(JobBlock):  # type: ignore[type-arg] # `JobBlock[...]` would be 
         tags: tags for the MLflow runs.
         backend: where to run: "local", or a backend that is installed.
         backend_config: the backend's own settings.
-        env_manager: "local" or "uv"; by default what the project asks for.
+        env_manager: "virtualenv", "uv", "conda" or "local"; by default what MLflow takes for the project's kind of
+            environment.
         env_vars: environment variables for the project, all of them secret.
         storage_dir: directory for data that is fetched for parameters of type path.
         timeout: seconds after which a run is ended as FAILED.
@@ -215,7 +216,9 @@ class MLProject(JobBlock):  # type: ignore[type-arg] # `JobBlock[...]` would be 
         default_factory=dict, title="Backend Configuration", description="The backend's own settings."
     )
     env_manager: str | None = Field(
-        default=None, title="Environment Manager", description="local or uv; by default what the project asks for."
+        default=None,
+        title="Environment Manager",
+        description="virtualenv, uv, conda or local; by default what MLflow takes for the project.",
     )
     env_vars: SecretDict = Field(
         default_factory=lambda: SecretDict({}),

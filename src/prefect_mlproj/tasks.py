@@ -195,7 +195,8 @@ def _run_project(
         storage_dir: directory for data that is fetched for parameters of type path.
         run_id: an existing MLflow run to use instead of creating one.
         run_name: name of the MLflow run.
-        env_manager: "local" (the flow's environment) or "uv"; by default what the project asks for.
+        env_manager: "virtualenv", "uv", "conda" or "local" (the flow's environment); by default what MLflow takes
+            for the project's kind of environment.
         build_image: whether to build an image of the project, for projects that run in a container.
         docker_auth: credentials for a Docker registry.
         env_vars: environment variables for the project. They may be secret.

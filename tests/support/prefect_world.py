@@ -181,6 +181,7 @@ class PrefectWorld:
             "PYTHONUNBUFFERED": "1",
             "MLPROJ_STATE_DIR": str(self.directory / "state"),
             "MLPROJ_CACHE_DIR": str(self.directory / "cache"),
+            "MLPROJ_ENV_MANAGER": "uv",  # ten times faster than the default, and not what is tested here
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",

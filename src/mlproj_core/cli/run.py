@@ -67,7 +67,7 @@ FROM_MLFLOW = (
     click.option(
         "--env-manager",
         metavar="NAME",
-        help="local (the environment of this process) or uv.  [default: what the project asks for]",
+        help="virtualenv, uv, conda, or local (the environment of this process).  [default: as MLflow chooses]",
     ),
     click.option(
         "--storage-dir",
