@@ -264,10 +264,12 @@ class TestPipsOwnSettings:
             f"[global]\nindex-url = {index.url()}\nprefer-binary = yes\n"
         )
         said = []
-        line = f"--extra-index-url http://me:0th3r@localhost:{index.port}/simple/"
-        environment = ensure(recipe("beta", line), project, said)
+        wheel(tmp_path / "more", "gamma")
+        more = PackageIndex(tmp_path / "more", "me", "0th3r")
+        environment = ensure(recipe("beta", "gamma", f"--extra-index-url {more.url()}"), project, said)
         index.close()
-        assert run(environment, "import alpha; print(alpha.version)") == "2.0"
+        more.close()
+        assert run(environment, "import alpha, gamma; print(alpha.version, gamma.version)") == "2.0 1.0"
         assert "/files/beta-1.0-py3-none-any.whl" in index.asked
         assert index.seen == []
         kept = environment.marker.read_text() + "\n".join(said) + environment.key
