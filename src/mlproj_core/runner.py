@@ -342,4 +342,7 @@ def _enclosing_run() -> str | None:
     mlflow = sys.modules.get("mlflow")
     if mlflow is not None and hasattr(mlflow, "active_run") and (active := mlflow.active_run()) is not None:
         return str(active.info.run_id)
-    return os.environ.get("MLFLOW_RUN_ID") if "MLPROJ_ATTEMPT" in os.environ else None
+    if "MLPROJ_ATTEMPT" not in os.environ:
+        return None
+    # MLflow takes its variable away when a script begins with the run, and knows the active run in that thread alone.
+    return os.environ.get("MLFLOW_RUN_ID") or os.environ.get("MLPROJ_RUN_ID")

@@ -275,17 +275,23 @@ class TestOperatorAndSensor:
 
 
 class TestAnEarlierRun:
-    def test_stands_in_for_a_task_that_would_do_the_same_until_that_is_cleared(self, airflow, steps, tmp_path):
+    def test_stands_in_for_a_task_that_would_do_the_same_until_that_is_cleared(
+        self, airflow, steps, git_server, tmp_path
+    ):
         work = repository(
             tmp_path / "work",
             MLproject="entry_points:\n  main:\n    parameters: {mark: string}\n    command: echo $$ >> {mark}; pwd\n",
         )
+        published(work, git_server.root / "reused.git")
+        user, token = git_server.login
+        connection = {"connection_id": "git_reused", "conn_type": "git", "host": git_server.url("reused.git")}
+        airflow.ask("POST", "connections", body={**connection, "login": user, "password": token})
         steps.dag(
             "reusing",
             f"""
             given = dict(
-                uri="{work}", env_manager="local", parameters={{"mark": mark("reusing")}}, mlflow_conn_id="mlflow_test",
-                reuse_finished=True,
+                uri="{git_server.url("reused.git")}", git_conn_id="git_reused", env_manager="local",
+                parameters={{"mark": mark("reusing")}}, mlflow_conn_id="mlflow_test", reuse_finished=True,
             )
             first = MLProjectOperator(task_id="first", **given)
             first >> MLProjectOperator(task_id="second", **given)

@@ -117,6 +117,9 @@ class LocalHold:
         record = self.directory.read("record.json")
         assert record is not None  # noqa: S101  # a hold is recorded before it is started
         variables = launch.environment_of(os.environ, Record.from_dict(record))
+        variables.pop("MLPROJ_RUN_ID", None)  # an outer run's
+        if record["tracked"]:
+            variables["MLPROJ_RUN_ID"] = record["run_id"]
         variables.update(
             MLPROJ_ATTEMPT=self.handle.tag,
             MLPROJ_RESULT=str(self.directory.path / "result.json"),
