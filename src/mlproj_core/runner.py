@@ -79,7 +79,7 @@ def run(
         backend_config: the backend's own settings: a dict, or the path to a `.json` file. Local: `detach` (bool),
             `grace` (seconds between TERM and KILL when the run is ended; default 10) and `max_runs` (how many of the
             runs that give it work on this host at once; the others wait in the phase `queued`, outside their
-            `timeout`).
+            `timeout`). The variable MLPROJ_MAX_RUNS limits all local runs of this host in the same way.
         storage_dir: directory for data that is fetched for parameters of type path; each run has a directory of its own
             in it. By default one beside the runs' own.
         synchronous: whether to wait for the end. If not, the run is detached: it outlives this process.

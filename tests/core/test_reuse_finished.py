@@ -140,6 +140,13 @@ class TestARunThatFinished:
         connect(None).set_tags(first.run_id, {"stage": "x"})
         assert steps.run(tags={"stage": "y"}, run_name="another").run_id == first.run_id
 
+    def test_is_looked_for_here_by_a_tag_that_names_an_attempt_and_no_other_place(self, steps):
+        first = steps.run()
+        connect(None).set_tags(first.run_id, {"mlproj.attempt": "../../other-1"})
+        assert steps.run().handle.backend == "tracking"
+        assert LocalBackend().by_tag(first.handle.tag) == first.handle
+        assert LocalBackend().by_tag("../../other-1") is None
+
 
 class TestARunThatDidSomethingElse:
     @pytest.mark.parametrize(

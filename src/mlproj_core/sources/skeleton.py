@@ -49,8 +49,8 @@ def write_repository(
     _write(directory / "config", "\n".join(lines) + "\n")
     if references:
         packed = "".join(f"{commit} {name}\n" for name, commit in sorted(references.items()))
-        # All of them name commits, so that none has a line with what it is peeled to. GitPython, by which mlflow looks up
-        # a run's commit, reads no file that does not say "peeled".
+        # All of them name commits, so that none has a line with what it is peeled to. mlflow looks a run's commit up by
+        # GitPython, which reads no file that does not say "peeled".
         _write(directory / "packed-refs", f"# pack-refs with: peeled fully-peeled sorted \n{packed}")
     if shallow:
         _write(directory / "shallow", shallow)

@@ -21,7 +21,6 @@ from mlproj_core.backends.local.watch import LoopOutputWatch, OutputWatch, Proce
 from mlproj_core.claim import Claim, Record
 from mlproj_core.errors import ContactLost, ExecutionException, UserError
 from mlproj_core.handle import RunHandle, key_digest
-from mlproj_core.housekeeping import delete
 from mlproj_core.launch import Launch
 from mlproj_core.locations import state_dir
 from mlproj_core.status import Outcome, Phase, Reason, ReasonCode, RunStatus
@@ -112,6 +111,10 @@ class LocalBackend:
 
     def by_tag(self, tag: str) -> RunHandle | None:
         """The attempt of this host whose tag is `K-n`; None if there is none."""
+        import re
+
+        if re.fullmatch(r"[0-9a-f]{32}-[1-9][0-9]*", tag) is None:  # it may come from a server, and names a path
+            return None
         digits, _, attempt = tag.partition("-")
         claim = RunDirectory(self.state / "runs" / digits / attempt).read("claim.json")
         return self._handle(claim["key"], claim["attempt"]) if claim is not None else None
@@ -382,6 +385,8 @@ class LocalBackend:
 
     def prune(self, handle: RunHandle) -> bool:
         """Delete an attempt that is over and settled, the last of a key with its data; False if it may not be."""
+        from mlproj_core.housekeeping import delete
+
         directory = locate(handle)
         try:
             with directory.alone() as alone:
@@ -411,6 +416,8 @@ class LocalBackend:
             handle: the attempt.
             only: names in its directory; None for all but `ESSENTIALS`.
         """
+        from mlproj_core.housekeeping import delete
+
         directory = locate(handle)
         try:
             with directory.alone() as alone:
