@@ -34,7 +34,11 @@ entry_points:
       data: {type: path, default: DEFAULT}
     command: "bash main.sh {data} none"
 """
-READ = 'echo "$1" "$2" >> "$STARTS"; printf \'{"path": "%s", "link": "%s"}\' "$1" "$2" > "$MLPROJ_RESULT"; cp -r "$1" "$OUT"\n'
+READ = """
+echo "$1" "$2" >> "$STARTS"
+printf '{"path": "%s", "link": "%s"}' "$1" "$2" > "$MLPROJ_RESULT"
+cp -r "$1" "$OUT"
+"""
 
 
 @pytest.fixture

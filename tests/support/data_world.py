@@ -66,8 +66,6 @@ class DataServer:
             def do_GET(self):
                 world.answer(self)
 
-            do_HEAD = do_GET  # noqa: N815
-
         class Server(ThreadingHTTPServer):
             daemon_threads = True
 

@@ -102,12 +102,14 @@ class _Bucket(Store):
             if missing_ok:
                 return None
             raise failure(f"{self._uri} does not exist. Check the URI.") from None
-        except PermissionError as error:
-            raise failure(
-                f"{self._uri} may not be read: {_words(error)}. Check the credentials of this host and what they allow "
-                "(docs/data.md)."
-            ) from None
         except Exception as error:
+            # gcsfs and adlfs tell the HTTP status, s3fs makes a PermissionError of it.
+            status = getattr(error, "status_code", None) or getattr(error, "code", None)
+            if isinstance(error, PermissionError) or status in (401, 403):
+                raise failure(
+                    f"{self._uri} may not be read: {_words(error)}. Check the credentials of this host and what they "
+                    "allow (docs/data.md)."
+                ) from None
             if type(error).__name__ in _NO_CREDENTIALS:
                 raise failure(
                     f"{self._uri} cannot be read without credentials: {_words(error)}. Set them up as for the store's "
