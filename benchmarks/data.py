@@ -48,7 +48,7 @@ def main():
 def measure(arguments, scratch, url):
     request = scratch / "request.json"
     download = {"parameter": "data", "uri": url, "path": str(scratch / "out" / "param_0" / "train.bin")}
-    request.write_text(json.dumps({"downloads": [download]}))
+    request.write_text(json.dumps({"downloads": [download], "tracking_uri": None}))
     fetch = [sys.executable, "-m", "mlproj_core.data.fetch", str(request), str(scratch / "result.json")]
     commands = {
         "curl": ["curl", "-sfo", str(scratch / "curl.bin"), url],

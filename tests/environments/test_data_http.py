@@ -3,11 +3,14 @@
 import base64
 import gzip
 import os
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from data_world import DataServer
+from missing import missing
 
 from mlproj_core.data.cache import Slot, prune_data
 from mlproj_core.data.fetch import fetch
@@ -28,7 +31,11 @@ def server():
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
     for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name.startswith("MLFLOW_") or name == "NETRC":
+        if (
+            name.lower().endswith("_proxy")
+            or name.startswith("MLFLOW_")
+            or name in ("NETRC", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MLPROJ_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -95,6 +102,13 @@ class TestADownload:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("data_world.tag_of", lambda content: '"always the same"')
             assert get(url).read_bytes() == b"new"
+
+    def test_goes_on_when_the_server_falls_silent(self, server, get, monkeypatch):
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        url = server.serve("/silent", CONTENT, cuts=[1_000_000], stall=3)
+        assert get(url).read_bytes() == CONTENT
+        assert server.asked("/silent")[1]["range"] == "bytes=1000000-"
+        assert any("no byte came in time" in line for line in get.said)
 
     def test_is_given_up_when_it_gets_no_farther(self, server, get):
         reason = refusal(get, server.serve("/stuck", CONTENT, cuts=[10] * 50))
@@ -174,6 +188,37 @@ class TestARedirect:
 
     def test_to_a_local_file_is_refused(self, server, get):
         assert "cannot be read" in refusal(get, server.serve("/trap", location="file:///etc/passwd")).message
+
+
+class TestTls:
+    @pytest.fixture
+    def secure(self, tmp_path):
+        """A server with a certificate that nobody knows, and that certificate."""
+        if shutil.which("openssl") is None:
+            missing("openssl is not installed")
+        pem = tmp_path / "server.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", pem, "-out", tmp_path / "ca.pem",
+             "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        with pem.open("a") as file:
+            file.write((tmp_path / "ca.pem").read_text())
+        server = DataServer(certificate=pem)
+        yield server, tmp_path / "ca.pem"
+        server.close()
+
+    @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+    def test_is_trusted_where_a_variable_says_so(self, secure, get, monkeypatch, variable):
+        server, authority = secure
+        monkeypatch.setenv(variable, str(authority))
+        assert get(server.serve("/x", CONTENT)).read_bytes() == CONTENT
+
+    def test_is_not_trusted_by_itself(self, secure, get):
+        reason = refusal(get, secure[0].serve("/x", CONTENT))
+        assert "is not trusted: self-signed certificate" in reason.message.replace("self signed", "self-signed")
+        assert "SSL_CERT_FILE or REQUESTS_CA_BUNDLE" in reason.message
+        assert not reason.retryable
 
 
 class TestARefusal:

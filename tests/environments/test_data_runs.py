@@ -100,16 +100,14 @@ class TestARun:
         until(lambda: run.phase == "data")
         run.cancel()
 
-    def test_records_the_value_as_it_was_given(self, world, server, mlflow_server, monkeypatch):
-        monkeypatch.delenv("MLPROJ_TRACKING")
+    def test_records_the_value_as_it_was_given(self, world, server, mlflow_server):
         url = server.serve("/train.csv", CONTENT)
         run = mlproj_core.run(**world.arguments(parameters={"data": url}, tracking_uri=mlflow_server))
         from mlproj_core.tracking import connect
 
         assert connect(mlflow_server).get_run(run.run_id).parameters["data"] == url
 
-    def test_takes_artifacts_of_the_server_it_is_recorded_on(self, world, mlflow_server, monkeypatch, tmp_path):
-        monkeypatch.delenv("MLPROJ_TRACKING")
+    def test_takes_artifacts_of_the_server_it_is_recorded_on(self, world, mlflow_server, tmp_path):
         from mlproj_core.tracking import NewRun, connect
 
         source = connect(mlflow_server).create_run(NewRun(start_time=1.0))
@@ -335,7 +333,7 @@ def test_the_fetcher_is_a_program(tmp_path, monkeypatch):
     path = tmp_path / "k" / "param_0" / "x"
     request, result = tmp_path / "request.json", tmp_path / "result.json"
     download = {"parameter": "data", "uri": server.serve("/x", CONTENT), "path": str(path)}
-    request.write_text(json.dumps({"downloads": [download]}))
+    request.write_text(json.dumps({"downloads": [download], "tracking_uri": None}))
     done = subprocess.run(
         [sys.executable, "-m", "mlproj_core.data.fetch", str(request), str(result)],
         env={**os.environ, "MLPROJ_CACHE_DIR": str(tmp_path / "cache")}, capture_output=True, text=True, timeout=60,

@@ -154,6 +154,13 @@ class TestAnObject:
             "s3://data/none does not exist: there is no such object, and none below it. Check the URI."
         )
 
+    def test_whose_name_fsspec_reads_as_several_is_refused(self, s3, get):
+        assert "has a :: in its path" in refusal(get, "s3://data/x::file:///etc/passwd").message
+
+    def test_is_found_by_a_scheme_in_capitals(self, s3, get):
+        s3.put_object(Bucket="data", Key="x", Body=b"x")
+        assert get("S3://data/x").read_bytes() == b"x"
+
     def test_in_a_bucket_that_is_not_there_is_refused(self, s3, get):
         assert "s3://nowhere/x does not exist" in refusal(get, "s3://nowhere/x").message
 
@@ -399,6 +406,8 @@ class TestAnArtifact:
         monkeypatch.setenv("MLPROJ_TRACKING", "off")
         monkeypatch.delenv("MLFLOW_TRACKING_URI")
         assert "Set MLFLOW_TRACKING_URI to that server's address" in refusal(get, "mlflow-artifacts:/x").message
+        assert "runs are not tracked here. Set MLFLOW_TRACKING_URI" in refusal(get, "runs:/1/x").message
+        assert "Set MLFLOW_TRACKING_URI" in refusal(get, "models:/m/1").message
 
 
 class TestAnArtifactBehindTheServer:

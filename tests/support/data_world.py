@@ -1,6 +1,7 @@
 """A web server that does to a download whatever servers and networks do."""
 
 import hashlib
+import ssl
 import threading
 import time
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class Served:
         login: the value of the header Authorization that is asked for.
         location: where requests are redirected to.
         pause: seconds between two blocks of 64 KiB.
+        stall: seconds for which nothing comes any more at the end of what is sent of the whole.
         swap: another content, that takes this one's place when an answer was cut off.
     """
 
@@ -38,6 +40,7 @@ class Served:
     login: str | None = None
     location: str | None = None
     pause: float = 0.0
+    stall: float = 0.0
     swap: bytes | None = None
 
     def __post_init__(self):
@@ -50,9 +53,14 @@ def tag_of(content):
 
 
 class DataServer:
-    """Serves files over HTTP, and remembers what it was asked."""
+    """Serves files over HTTP, and remembers what it was asked.
 
-    def __init__(self, host="127.0.0.1"):
+    Args:
+        host: the address to listen on.
+        certificate: a PEM file with a certificate and its key, to be spoken to by TLS.
+    """
+
+    def __init__(self, host="127.0.0.1", certificate=None):
         self.files = {}
         self.requests = []
         world = self
@@ -73,7 +81,11 @@ class DataServer:
                 pass
 
         self.server = Server((host, 0), Handler)
-        self.uri = f"http://{host}:{self.server.server_port}"
+        if certificate is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificate)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.uri = f"{'http' if certificate is None else 'https'}://{host}:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self):
@@ -146,6 +158,9 @@ class DataServer:
             if file.pause:
                 request.wfile.flush()
                 time.sleep(file.pause)
+        if file.stall and status == 200:
+            request.wfile.flush()
+            time.sleep(file.stall)
         if cut is not None or (file.length or 0) > 0:
             if file.swap is not None:
                 file.content, file.etag, file.swap = file.swap, file.etag and tag_of(file.swap), None

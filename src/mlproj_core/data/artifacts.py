@@ -31,11 +31,12 @@ _DEEPEST = 5
 """Links from one URI to the next: a model's files may be said to be in a run, whose artifacts are in a bucket."""
 
 
-def artifact_store(uri: str, open_store: Callable[[str], Store]) -> Store:
+def artifact_store(uri: str, tracking_uri: str | None, open_store: Callable[[str], Store]) -> Store:
     """Where the artifacts of a `runs:`, `models:` or `mlflow-artifacts:` URI are.
 
     Args:
         uri: what is asked for.
+        tracking_uri: the server to ask, without credentials; by default as in `connect`.
         open_store: opens the stores that no tracking server is needed for.
 
     Raises:
@@ -43,7 +44,8 @@ def artifact_store(uri: str, open_store: Callable[[str], Store]) -> Store:
         Passing: the server cannot be asked now.
     """
     try:
-        root, path = _root_of(uri)
+        tracking = connect(tracking_uri, patience=PATIENCE)
+        root, path = _root_of(uri, tracking)
     except (TrackingRefused, UserError) as error:
         raise failure(f"{uri} cannot be found: {error}") from None
     except TrackingError as error:
@@ -51,22 +53,24 @@ def artifact_store(uri: str, open_store: Callable[[str], Store]) -> Store:
     if (directory := local_root(root)) is not None:
         return _Local(directory, path, uri)
     if scheme_of(root) == "mlflow-artifacts":
-        return _Proxied(root, path, uri)
+        return _Proxied(tracking, root, path, uri)
     return open_store(f"{root.rstrip('/')}/{path}" if path else root)
 
 
-def _root_of(uri: str) -> tuple[str, str]:
+def _root_of(uri: str, tracking: Tracking) -> tuple[str, str]:
     """The URI of a store that needs no server to be found, and the path below it."""
     path = ""
     for _ in range(_DEEPEST):
         scheme = scheme_of(uri)
         if scheme == "runs":
             run_id, _, below = urlsplit(uri).path.strip("/").partition("/")
-            root = connect(patience=PATIENCE).get_run(run_id).artifact_uri or ""
+            if (root := tracking.get_run(run_id).artifact_uri or "") == "":
+                raise UserError("runs are not tracked here. Set MLFLOW_TRACKING_URI.")
         elif scheme == "models":
             model = read_model_uri(uri)
             below = model.path
-            root = connect(os.environ.get("MLFLOW_REGISTRY_URI") or None, patience=PATIENCE).model_location(model)
+            registry = os.environ.get("MLFLOW_REGISTRY_URI")
+            root = (connect(registry, patience=PATIENCE) if registry else tracking).model_location(model)
         else:
             return uri, path
         uri, path = root, posixpath.join(below, path) if path else below
@@ -77,14 +81,15 @@ class _Proxied(Store):
     """What a tracking server gives out on behalf of its own artifact store.
 
     Args:
+        tracking: the tracking server.
         root: an `mlflow-artifacts:` URI.
         path: below it.
         uri: what was asked for, for messages.
     """
 
-    def __init__(self, root: str, path: str, uri: str) -> None:
+    def __init__(self, tracking: Tracking, root: str, path: str, uri: str) -> None:
         parts = urlsplit(root)
-        self._server = _server(connect(patience=PATIENCE), parts.netloc, uri)
+        self._server = _server(tracking, parts.netloc, uri)
         self._path = posixpath.join(unquote(parts.path).strip("/"), path).rstrip("/")
         self._uri = uri
 

@@ -128,6 +128,8 @@ def bucket_store(uri: str) -> Store:
     Raises:
         DataError: the URI, or a setting beside it, cannot be used.
     """
+    if "::" in uri:  # fsspec would take it for several URLs in one
+        raise failure(f"{uri} cannot be read: it has a :: in its path. Give the object another name.")
     options: dict[str, Any] = {}
     endpoint = ""
     if uri.startswith(("s3:", "s3a:")):

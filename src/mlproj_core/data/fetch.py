@@ -1,7 +1,8 @@
 """Fetching a run's data in a process of its own, an errand: `python -m mlproj_core.data.fetch REQUEST RESULT`.
 
-REQUEST is a file with the JSON object `{"downloads": [{"parameter", "uri", "path"}, …]}`, RESULT becomes
-`{"data": [{"parameter", "path", "files", "bytes"}, …]}` or an error (see `errand`). Credentials come by inheritance.
+REQUEST is a file with the JSON object `{"downloads": [{"parameter", "uri", "path"}, …], "tracking_uri"}`, RESULT
+becomes `{"data": [{"parameter", "path", "files", "bytes"}, …]}` or an error (see `errand`). Credentials come by
+inheritance.
 """
 
 from __future__ import annotations
@@ -35,20 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: path of the request, path for the result; those of the command line when None.
     """
-    return perform(
-        lambda request: {"data": [fetch(Download(**each), report_line) for each in request["downloads"]]},
-        ReasonCode.DATA,
-        "The data could not be fetched",
-        arguments,
-    )
+
+    def work(request: dict[str, Any]) -> dict[str, Any]:
+        tracking_uri = request["tracking_uri"]
+        return {"data": [fetch(Download(**each), report_line, tracking_uri) for each in request["downloads"]]}
+
+    return perform(work, ReasonCode.DATA, "The data could not be fetched", arguments)
 
 
-def fetch(download: Download, report: Callable[[str], None]) -> dict[str, Any]:
+def fetch(download: Download, report: Callable[[str], None], tracking_uri: str | None = None) -> dict[str, Any]:
     """Bring a file or a directory to its path: as a whole, or not at all.
 
     Args:
         download: what, and where to. Its path is alone in its directory, which is cleared first.
         report: is told of what is done, and how far it is.
+        tracking_uri: where runs and models are looked up, without credentials; by default as in `connect`.
 
     Returns:
         The parameter, the path, and how many files and bytes are there.
@@ -64,7 +66,7 @@ def fetch(download: Download, report: Callable[[str], None]) -> dict[str, Any]:
     _clear(home)
     home.mkdir(parents=True)
     try:
-        store = patiently(lambda: open_store(download.uri), progress)
+        store = patiently(lambda: open_store(download.uri, tracking_uri), progress)
         items = patiently(store.items, progress)
         for item in items:
             progress.expect(item.size)
@@ -82,8 +84,8 @@ def fetch(download: Download, report: Callable[[str], None]) -> dict[str, Any]:
     return {"parameter": download.parameter, "path": str(final), "files": len(items), "bytes": size}
 
 
-def open_store(uri: str) -> Store:
-    """The store that a URI names.
+def open_store(uri: str, tracking_uri: str | None = None) -> Store:
+    """The store that a URI names; see `fetch`.
 
     Raises:
         DataError: it cannot be used.
@@ -92,10 +94,11 @@ def open_store(uri: str) -> Store:
     if (why := fault(uri) or missing_library(uri)) is not None:
         raise failure(f"{without_query(uri)} {why}.")
     scheme = urlsplit(uri).scheme
+    uri = scheme + uri[len(scheme) :]  # in lower case
     if scheme in TRACKED:
         from mlproj_core.data.artifacts import artifact_store
 
-        return artifact_store(uri, open_store)
+        return artifact_store(uri, tracking_uri, open_store)
     if scheme in ("http", "https"):
         from mlproj_core.data.web import web_file
 

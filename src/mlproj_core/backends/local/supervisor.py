@@ -239,7 +239,9 @@ class Supervisor:
         if not downloads:
             return None
         self.enter("data")
-        answer = self.errand("data", "mlproj_core.data.fetch", {"downloads": downloads})
+        answer = self.errand(
+            "data", "mlproj_core.data.fetch", {"downloads": downloads, "tracking_uri": self.record["tracking_uri"]}
+        )
         return answer if "status" in answer else None
 
     # -- processes
