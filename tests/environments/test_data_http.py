@@ -110,12 +110,17 @@ class TestADownload:
         assert server.asked("/silent")[1]["range"] == "bytes=1000000-"
         assert any("no byte came in time" in line for line in get.said)
 
-    def test_is_given_up_when_it_gets_no_farther(self, server, get):
+    def test_is_given_up_when_it_gets_no_farther(self, server, get, tmp_path):
         reason = refusal(get, server.serve("/stuck", CONTENT, cuts=[10] * 50))
         assert reason.retryable
         assert "was cut after" in reason.message
         assert "3 tries" in reason.message
         assert len(server.asked("/stuck")) == 3
+        assert len(list((tmp_path / "cache").rglob("part"))) == 1  # the next run goes on with it
+
+    def test_that_nobody_can_go_on_with_leaves_nothing(self, server, get, tmp_path):
+        refusal(get, server.serve("/stuck2", CONTENT, cuts=[10] * 50, etag=None))
+        assert not list((tmp_path / "cache").rglob("part"))
 
     def test_waits_as_long_as_the_server_asks_for(self, server, get):
         url = server.serve("/busy", CONTENT, statuses=[503], headers={"Retry-After": "1"})
@@ -328,7 +333,7 @@ class TestTheCache:
 
     def test_completes_a_part_to_which_nothing_is_missing(self, server, get):
         url = server.serve("/whole", CONTENT)
-        slot = Slot(url)
+        slot = Slot.of(url)
         slot.begin_part(server.files["/whole"].etag, len(CONTENT), "")
         slot.part.write_bytes(CONTENT)
         assert get(url).read_bytes() == CONTENT
@@ -345,18 +350,20 @@ class TestTheCache:
     def test_is_pruned_by_its_last_use(self, server, get, tmp_path):
         get(server.serve("/young", CONTENT))
         get(server.serve("/idle", CONTENT + b"2"))
-        slot = Slot(f"{server.uri}/idle")
+        slot = Slot.of(f"{server.uri}/idle")
         os.utime(slot.directory / "facts.json", (DAY_AGO, DAY_AGO))
         (removed,) = prune_data(older_than=3600)
         assert removed.address == f"{server.uri}/idle"
         assert removed.size == len(CONTENT) + 1
         assert not slot.directory.exists()
         assert len(prune_data()) == 1
-        assert [path.name for path in (tmp_path / "cache" / "data").iterdir()] == [".locks"]
+        get(server.serve("/never-kept", CONTENT, etag=None))
+        assert prune_data() == []
+        assert [path.name for path in (tmp_path / "cache" / "data").rglob("*")] == [".locks"]
 
     def test_is_not_pruned_while_it_is_in_use(self, server, get):
         url = server.serve("/used", CONTENT)
         get(url)
-        with Slot(url).held(None):
+        with Slot.of(url).held(None):
             assert prune_data() == []
         assert len(prune_data()) == 1

@@ -342,7 +342,7 @@ class TestAnArtifact:
         body = store.open(item, Known())
         next(body.chunks)
         body.chunks.close()
-        slot = Slot(item.address)
+        slot = Slot.of(item.address)
         slot.begin_part(body.version, body.total, "")
         slot.part.write_bytes(CONTENT[:1_000_000])
         assert get(f"runs:/{logged['run_id']}/train 1.csv").read_bytes() == CONTENT

@@ -47,29 +47,26 @@ class Slot:
     """The place of one file in the cache, whether it is there or not. All but `held` is for who holds it.
 
     Args:
-        address: see `Item`.
+        directory: where it is.
+        address: what it is for, without what must not be written down; by default what it says itself.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = without_query(address)
-        self._take(hashlib.sha256(address.encode()).hexdigest()[:32])
-
-    def _take(self, key: str) -> None:
-        self.directory = _root() / key
-        self.content = self.directory / "content"
-        self.part = self.directory / "part"
-        self._facts = self.directory / "facts.json"
-        self._part_facts = self.directory / "part.json"
-        self._lock = _root() / ".locks" / key
+    def __init__(self, directory: Path, address: str | None = None) -> None:
+        self.directory = directory
+        self.content = directory / "content"
+        self.part = directory / "part"
+        self._facts = directory / "facts.json"
+        self._part_facts = directory / "part.json"
+        self._lock = directory.parent / ".locks" / directory.name
+        if address is None:
+            address = str((_read(self._facts) or _read(self._part_facts) or {}).get("address", ""))
+        self.address = address
 
     @classmethod
-    def of(cls, directory: Path) -> Slot:
-        """The slot in a directory of the cache."""
-        slot = cls.__new__(cls)
-        slot._take(directory.name)
-        facts = _read(slot._facts) or _read(slot._part_facts) or {}
-        slot.address = str(facts.get("address", ""))
-        return slot
+    def of(cls, address: str) -> Slot:
+        """The slot of a file, by its address; see `Item`."""
+        key = hashlib.sha256(address.encode()).hexdigest()[:32]
+        return cls(_root() / key, without_query(address))
 
     @contextlib.contextmanager
     def held(self, waiting: Callable[[], None] | None) -> Iterator[bool]:
@@ -185,17 +182,23 @@ def prune_data(
         What was known of each file that was removed.
     """
     removed = []
-    try:
-        directories = sorted(path for path in _root().iterdir() if not path.name.startswith("."))
-    except FileNotFoundError:
-        return []
-    for directory in directories:
-        slot = Slot.of(directory)
+    for slot in _slots():
+        if not slot.directory.exists():  # only its lock is left
+            slot.remove()
+            continue
         info = slot.info()
         if (older_than is None or time.time() - info.last_used >= older_than) and slot.remove():
             removed.append(info)
             report(f"removed the copy of {info.address} ({info.size} bytes)")
     return removed
+
+
+def _slots() -> list[Slot]:
+    names: set[str] = set()
+    for directory in (_root(), _root() / ".locks"):
+        with contextlib.suppress(FileNotFoundError):
+            names.update(path.name for path in directory.iterdir() if not path.name.startswith("."))
+    return [Slot(_root() / name) for name in sorted(names)]
 
 
 def _root() -> Path:

@@ -45,7 +45,7 @@ def patiently(action: Callable[[], _T], progress: Progress, reached: Callable[[]
     """
     retries = integer("MLFLOW_HTTP_REQUEST_MAX_RETRIES", os.environ, 7)
     backoff = min(0.5, integer("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", os.environ, 2))
-    failures, farthest = 0, 0
+    failures, farthest = 0, reached()
     while True:
         try:
             return action()
@@ -69,15 +69,17 @@ def fetched(item: Item, store: Store, progress: Progress) -> tuple[BinaryIO, boo
     Raises:
         DataError: it cannot be had.
     """
-    slot = Slot(item.address)
+    slot = Slot.of(item.address)
     shown = without_query(item.address)
     with slot.held(lambda: progress.say(f"waiting for {shown}: another process is fetching it")):
         try:
             is_new = patiently(lambda: _fetch(slot, item, store, progress), progress, slot.part_length)
-        except OSError as error:
-            if error.errno in FULL:  # what is there of it would keep the disk full
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno in FULL:  # what is there of it would keep the disk full
                 slot.drop_part()
                 raise _full(slot.directory, shown) from None
+            if slot.part_facts().get("version") is None:  # nobody could go on with it
+                slot.drop_part()
             raise
         file = slot.content.open("rb")
         if slot.version() is None:  # nothing tells whether it will be the same next time
