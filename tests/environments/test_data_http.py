@@ -167,6 +167,9 @@ class TestADownload:
         server.serve("/a%20b/c%2Fd?x=1%202", CONTENT)
         assert get(f"{server.uri}/a b/c%2Fd?x=1 2#top").read_bytes() == CONTENT
 
+    def test_may_have_any_name(self, server, get):
+        assert get(server.serve("/.part", CONTENT), ".part").read_bytes() == CONTENT
+
 
 class TestARedirect:
     def test_is_followed_and_gone_on_with(self, server, get):

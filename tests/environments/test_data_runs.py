@@ -78,7 +78,7 @@ def fetchers():
 
 
 def drafts(directory):
-    return [str(path) for path in directory.rglob("*") if path.name in (".part", "train.csv")]
+    return [str(path) for path in directory.rglob("*") if path.suffix in (".part", ".csv")]
 
 
 class TestARun:

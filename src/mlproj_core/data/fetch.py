@@ -62,8 +62,9 @@ def fetch(download: Download, report: Callable[[str], None], tracking_uri: str |
     progress.say(f"fetching {without_query(download.uri)}")
     final = Path(download.path)
     home = final.parent
-    draft = home / ".part"
-    _clear(home)
+    draft = home.with_name(f"{home.name}.part")
+    for left in (home, draft):  # by an earlier try
+        _clear(left)
     home.mkdir(parents=True)
     try:
         store = patiently(lambda: open_store(download.uri, tracking_uri), progress)
@@ -74,7 +75,8 @@ def fetch(download: Download, report: Callable[[str], None], tracking_uri: str |
         draft.rename(final)
     except BaseException:
         progress.stop()
-        _clear(home)
+        for left in (home, draft):
+            _clear(left)
         with contextlib.suppress(OSError):  # other parameters' data is there
             home.parent.rmdir()
         raise
@@ -178,12 +180,14 @@ def _copy(file: BinaryIO, place: Path) -> int:
     return size
 
 
-def _clear(directory: Path) -> None:
+def _clear(place: Path) -> None:
+    if place.is_file():
+        place.unlink()
     for _ in range(10):  # threads that have not heard of the end yet may still put a file there
-        shutil.rmtree(directory, ignore_errors=True)
-        if not directory.exists():
+        shutil.rmtree(place, ignore_errors=True)
+        if not place.exists():
             return
-    shutil.rmtree(directory)
+    shutil.rmtree(place)
 
 
 if __name__ == "__main__":
