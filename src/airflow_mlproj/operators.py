@@ -420,6 +420,10 @@ class MLProjectOperator(BaseOperator):
         from airflow_mlproj.triggers import CURSOR_KEY, MLProjectRunTrigger, cursor_note
 
         handle = run.handle.to_dict()
+        # A triggerer knows no secret, and could not mask one that the project prints.
+        stream = not run.request.get("secrets")
+        if not stream:
+            self._say("the project has secret parameters: its output follows when the task is back in a worker")
         context["ti"].xcom_push(key=CURSOR_KEY, value=cursor_note(run.handle, cursor))
         self.defer(
             trigger=MLProjectRunTrigger(
@@ -429,6 +433,7 @@ class MLProjectOperator(BaseOperator):
                 poll_interval=self.poll_interval,
                 cancel_on_kill=self.cancel_on_kill,
                 not_before=time.time() + DEFER_AFTER,
+                stream=stream,
             ),
             method_name="execute_complete",
             kwargs={"handle": handle, "deadline": deadline},

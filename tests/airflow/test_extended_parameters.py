@@ -14,16 +14,18 @@ entry_points:
       depth: {type: int, optional: true}
       note: {optional: true}
       verbose: bool
+      seconds: {type: float, default: 0}
       LICENCE: {secret: true}
-    command: "python show.py --kind {kind} --depth={depth} --note {note} --verbose {verbose}"
+    command: "python show.py --kind {kind} --depth={depth} --note {note} --verbose {verbose} -- {seconds}"
 """
 
 SHOW = """
-import json, os, sys
+import json, os, sys, time
 
+time.sleep(float(sys.argv[-1]))
 print("the licence is", os.environ["LICENCE"], flush=True)
 with open(os.environ["MLPROJ_RESULT"], "w") as file:
-    json.dump({"arguments": sys.argv[1:], "length": len(os.environ["LICENCE"])}, file)
+    json.dump({"arguments": sys.argv[1:-2], "length": len(os.environ["LICENCE"])}, file)
 """
 
 DAG = """
@@ -62,10 +64,15 @@ def project(airflow):
 def runs(airflow, project):
     """All of this module's DAG runs, started at once."""
     given = 'env_vars={"LICENCE": "{{ var.value.harmless }}"}'
-    airflow.write_dag("printing", DAG.format(dag_id="printing", project=project, parameters="", arguments=given))
-    shown = '"LICENCE": "in the open",'
-    airflow.write_dag("showing", DAG.format(dag_id="showing", project=project, parameters=shown, arguments=""))
+    for dag_id, parameters, arguments in (
+        ("printing", "", given),
+        ("deferring", '"seconds": 15', f"{given}, deferrable=True"),
+        ("showing", '"LICENCE": "in the open"', ""),
+    ):
+        text = DAG.format(dag_id=dag_id, project=project, parameters=parameters, arguments=arguments)
+        airflow.write_dag(dag_id, text)
     return {
+        "deferred": airflow.trigger("deferring"),
         "plain": airflow.trigger("printing"),
         "given": airflow.trigger("printing", conf={"kind": "fast", "depth": 3, "note": "a b", "verbose": True}),
         "shown": airflow.trigger("showing"),
@@ -89,8 +96,15 @@ class TestTheSecret:
         airflow.wait_for_run(runs["plain"], timeout=180)
         assert "the licence is ***" in airflow.log(runs["plain"], "show")
 
+    def test_so_it_is_where_the_task_was_deferred_meanwhile(self, airflow, runs):
+        airflow.wait_for_run(runs["deferred"], timeout=180)
+        log = airflow.log(runs["deferred"], "show")
+        assert "Pausing task as DEFERRED" in log
+        assert "the licence is ***" in log
+
     def test_it_is_kept_nowhere_in_airflow_nor_in_mlflow(self, airflow, runs, mlflow_run):
-        airflow.wait_for_run(runs["plain"], timeout=180)
+        for name in ("plain", "given", "deferred"):
+            airflow.wait_for_run(runs[name], timeout=180)
         assert airflow.places_of(LICENCE) == []
         assert LICENCE not in json.dumps(mlflow_run(airflow.xcom(runs["plain"], "show", "run_id")))
 

@@ -388,6 +388,21 @@ class TestTheCommand:
         ]
 
 
+def test_the_example_of_the_docs_is_without_fault_and_means_what_they_say(tmp_path):
+    docs = (Path(__file__).parents[2] / "docs" / "mlproject-format.md").read_text()
+    section = docs.partition("## Beyond MLflow: `mlproj: 1`")[2]
+    write(tmp_path, section.partition("```yaml\n")[2].partition("```")[0])
+    assert said(tmp_path, "error") == said(tmp_path, "warning") == []
+    main, variables = load_project(tmp_path).entry_point("main"), {"API_TOKEN": "x"}
+    assert bind(main, {"data": tmp_path}, variables=variables).command == (
+        f"python train.py {tmp_path} --criterion gini\n"
+    )
+    given = {"data": tmp_path, "max-depth": 3, "note": "a b", "verbose": True}
+    assert bind(main, given, variables=variables).command == (
+        f"python train.py {tmp_path} --criterion gini --max-depth 3 --note='a b' --verbose\n"
+    )
+
+
 names = st.sampled_from(["alpha", "max-depth", "x", "note_2"])
 plain = st.text(st.characters(codec="ascii", exclude_characters="\0\n\r"), max_size=8)
 texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)

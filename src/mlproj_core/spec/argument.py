@@ -22,23 +22,25 @@ if TYPE_CHECKING:
 
 __all__ = ["argument_faults", "settle"]
 
+# Patterns are compiled when they are first used: few projects need them.
+
 _BLANK = r"(?:[ \t]|\\\n)"
 """What separates words of one command: a bare newline ends the command."""
 
 _PLAIN = r"[^\s;&|()<>'\"`$\\{}]"
 """A character that means only itself to the shell and to `str.format`."""
 
-_WORD = re.compile(rf"(?:\A|(?<=[\s;&|(`])){_PLAIN}*\Z")
+_WORD = rf"(?:\A|(?<=[\s;&|(`])){_PLAIN}*\Z"
 """The part of a word that stands before a placeholder."""
 
-_OPTION = re.compile(rf"(?:\A|(?<=[\s;&|(`]))(--?[A-Za-z](?:(?!=){_PLAIN})*)({_BLANK}+)\Z")
-"""An option that may take the next word as its value, and the blank between the two."""
+_OPTION = rf"(?:\A|(?<=[\s;&|(`]))(--?[A-Za-z](?:(?!=){_PLAIN})*){_BLANK}+\Z"
+"""An option that may take the next word as its value, and the blank after it."""
 
-_IS_OPTION = re.compile(r"--?[A-Za-z]")
+_IS_OPTION = r"--?[A-Za-z]"
 
-_ENDS_WORD = re.compile(r"\Z|[\s;&|)`]")
+_ENDS_WORD = r"\Z|[\s;&|)`]"
 
-_REDIRECTION = re.compile(rf"[<>]&?{_BLANK}*\Z")
+_REDIRECTION = rf"[<>]&?{_BLANK}*\Z"
 
 
 @dataclass(frozen=True)
@@ -114,14 +116,18 @@ def _argument(command: str, placeholder: Placeholder, parameter: Parameter) -> _
     if text != f"{{{name}}}":
         return fault(f"formats {kind}, which may have no value", f"write it as it is: {usual}")
     before, end = command[: placeholder.at], placeholder.at + len(text)
-    word = _WORD.search(before)
-    if word is None or not _ENDS_WORD.match(command, end) or (word[0] and word[0][0] != "-" and word[0][-1] != "="):
+    word = re.search(_WORD, before)
+    if (
+        word is None
+        or not re.match(_ENDS_WORD, command[end:])
+        or (word[0] and word[0][0] != "-" and word[0][-1] != "=")
+    ):
         return fault(f"is part of a word, but {kind} needs one of its own", f"write {usual}")
     before = before[: word.start()]
-    if _REDIRECTION.search(before):
+    if re.search(_REDIRECTION, before):
         return fault(f"names the file of a redirection, but {kind} may have no value", "give the parameter a default")
     option, start = word[0].removesuffix("="), word.start()
-    ahead = None if option.startswith("-") else _OPTION.search(before)
+    ahead = None if option.startswith("-") else re.search(_OPTION, before)
     if ahead is not None:
         # Of a bool it is the option, since a bool is no value of any other. Else a flag could stand before a
         # positional argument.
@@ -132,7 +138,7 @@ def _argument(command: str, placeholder: Placeholder, parameter: Parameter) -> _
                 f"write {own} if it is the option; else move {word[0]}{text} to another place, or write -- before it",
             )
         option, start = ahead[1], ahead.start()
-    if parameter.type == "bool" and not _IS_OPTION.match(option):
+    if parameter.type == "bool" and not re.match(_IS_OPTION, option):
         return fault("is a bool and has no option", f"write {usual}: what is left of it is --{name}, or nothing")
     gap = re.search(rf"{_BLANK}*\Z", command[:start])
     return _Argument(name, gap.start() if gap else start, start, end, option)

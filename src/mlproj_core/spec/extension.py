@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -25,9 +24,8 @@ EXTENSION_KEYS = ("enum", "optional", "secret")
 OPT_IN = f"write '{VERSION_KEY}: {VERSION}' at the top of the file for mlproj to heed it"
 """What to do about a declaration that means something in such a project only."""
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_RESERVED = re.compile(r"MLPROJ_|MLFLOW_(?:RUN_ID|EXPERIMENT_ID|TRACKING_URI)\Z|PATH\Z|PYTHONUNBUFFERED\Z")
-"""Variables that every run sets itself."""
+_RESERVED = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "PATH", "PYTHONUNBUFFERED")
+"""Variables that every run sets itself, beside those that begin with `MLPROJ_`."""
 
 
 def version_problem(document: Document, content: dict[Any, Any]) -> Problem | None:
@@ -154,8 +152,8 @@ class _Reader:
         for key in ("default", "enum"):
             if self.content.get(key) is not None:
                 self.problem(key, f"is secret, but {key} would show its value to whoever reads this file", "remove it")
-        if not _VARIABLE.fullmatch(self.name):
+        if not (self.name.isascii() and self.name.isidentifier()):
             remedy = "rename it, such as API_TOKEN: letters, digits and underscores, no digit first"
             self.problem(None, "is secret, and its name cannot be that of an environment variable", remedy)
-        elif _RESERVED.match(self.name):
+        elif self.name in _RESERVED or self.name.startswith("MLPROJ_"):
             self.problem(None, f"is secret, but every run sets the variable {self.name} itself", "rename it")
