@@ -368,7 +368,18 @@ class TestTheCommand:
         assert bind(declared, {"v": True}).command == given
         assert bind(declared).command == "run y"
 
-    @pytest.mark.parametrize("command", ["run {v}", "run v={v}", "run -- {v}", "run - {v}", "run --{v}"])
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "run {v}",
+            "run v={v}",
+            "run -- {v}",
+            "run - {v}",
+            "run --{v}",
+            "run --set v={v}",
+            "run --out=d/{v}",
+        ],
+    )
     def test_a_bool_without_an_option_is_an_error(self, tmp_path, command):
         [fault] = faults(entry_point(tmp_path, "  v: bool", command))
         assert "the placeholder {v} is a bool and has no option — write --v {v}" in fault

@@ -36,7 +36,7 @@ _WORD = rf"(?:\A|(?<=[\s;&|(`])){_PLAIN}*\Z"
 _OPTION = rf"(?:\A|(?<=[\s;&|(`]))(--?[A-Za-z](?:(?!=){_PLAIN})*){_BLANK}+\Z"
 """An option that may take the next word as its value, and the blank after it."""
 
-_IS_OPTION = r"--?[A-Za-z]"
+_IS_OPTION = r"--?[A-Za-z][^=]*\Z"
 
 _ENDS_WORD = r"\Z|[\s;&|)`]"
 
@@ -128,7 +128,7 @@ def _argument(command: str, placeholder: Placeholder, parameter: Parameter) -> _
         return fault(f"names the file of a redirection, but {kind} may have no value", "give the parameter a default")
     option, start = word[0].removesuffix("="), word.start()
     ahead = None if option.startswith("-") else re.search(_OPTION, before)
-    if ahead is not None:
+    if ahead is not None and not (parameter.type == "bool" and option):
         # Of a bool it is the option, since a bool is no value of any other. Else a flag could stand before a
         # positional argument.
         if parameter.type != "bool" and (option or _folded(ahead[1].lstrip("-")) != _folded(name)):
