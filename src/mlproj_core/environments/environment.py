@@ -22,12 +22,13 @@ class Environment:
     `still_there` once the lock is held: the environment may have been pruned in between.
 
     Attributes:
-        manager: name of the manager that made it ("local", "uv").
+        manager: name of the manager that made it ("local", "uv", "conda").
         prefix: its directory; None for the host's own environment.
         key: digest of everything that decided its content; empty for the host's own.
         variables: environment variables to set.
         path_prefix: directories to put before PATH, first one first.
         unset: environment variables to remove.
+        activation: a file that bash sources before a program runs in it; None when variables say everything.
         hit: whether it was there already; False when this request built it.
         in_use_lock: the file to lock while it is in use; None when nothing needs a lock.
     """
@@ -38,6 +39,7 @@ class Environment:
     variables: Mapping[str, str] = field(default_factory=dict)
     path_prefix: tuple[str, ...] = ()
     unset: tuple[str, ...] = ()
+    activation: Path | None = None
     hit: bool = True
     in_use_lock: Path | None = None
 
@@ -55,6 +57,7 @@ class Environment:
             "variables": dict(self.variables),
             "path_prefix": list(self.path_prefix),
             "unset": list(self.unset),
+            "activation": str(self.activation) if self.activation else None,
             "hit": self.hit,
             "in_use_lock": str(self.in_use_lock) if self.in_use_lock else None,
             "marker": str(self.marker) if self.marker else None,
@@ -63,7 +66,7 @@ class Environment:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Environment:
         """The environment that `to_dict` wrote; unknown keys are ignored."""
-        prefix, lock = value.get("prefix"), value.get("in_use_lock")
+        prefix, lock, activation = value.get("prefix"), value.get("in_use_lock"), value.get("activation")
         return cls(
             manager=str(value["manager"]),
             prefix=Path(prefix) if prefix else None,
@@ -71,6 +74,7 @@ class Environment:
             variables=dict(value.get("variables", {})),
             path_prefix=tuple(value.get("path_prefix", ())),
             unset=tuple(value.get("unset", ())),
+            activation=Path(activation) if activation else None,
             hit=bool(value.get("hit", True)),
             in_use_lock=Path(lock) if lock else None,
         )

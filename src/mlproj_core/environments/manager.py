@@ -82,10 +82,9 @@ def environment_manager(name: str) -> EnvironmentManager:
 
         return VirtualenvManager()
     if name == "conda":
-        raise UserError(
-            "The environment manager 'conda' comes with a later release. Use `uv` or `virtualenv` (the pip part of a "
-            "conda.yaml) or `local` (the host's own environment)."
-        )
+        from mlproj_core.environments.conda_manager import CondaManager
+
+        return CondaManager()
     import difflib
 
     close = difflib.get_close_matches(str(name), _NAMES, n=1)

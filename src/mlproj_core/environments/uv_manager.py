@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlproj_core.environments.recipe import EnvironmentSpec
     from mlproj_core.environments.requirements import Requirements
 
-__all__ = ["UvManager"]
+__all__ = ["UvManager", "refreshed"]
 
 
 class UvManager(VenvManager[UvSettings]):
@@ -49,7 +49,7 @@ class UvManager(VenvManager[UvSettings]):
             [uv, "venv", "--quiet", "--no-project", "--python", python, str(prefix), *common],
             plan.settings.environment,
         )
-        recipe, options = plan.recipe, (*plan.settings.arguments, *_refreshed(plan.packages))
+        recipe, options = plan.recipe, (*plan.settings.arguments, *refreshed(plan.packages))
         if isinstance(recipe, SyncRecipe):
             which, variables = sync_options(recipe, plan.directory, prefix, configuration)
             builder.run(
@@ -67,7 +67,7 @@ class UvManager(VenvManager[UvSettings]):
             )
 
 
-def _refreshed(packages: tuple[str, ...]) -> list[str]:
+def refreshed(packages: tuple[str, ...]) -> list[str]:
     """Options that make uv build local directories anew: it would take a change in their modules for none."""
     if "" in packages:
         return ["--refresh"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlproj_core.spec.conda_file import CondaFile, locked_kind, read_environment, read_explicit
 from mlproj_core.spec.document import Document, UnreadableDocument, kind, read_document
 from mlproj_core.spec.problem import Problem, closest, invalid, shown
 
@@ -63,6 +64,8 @@ class CondaEnvSpec:
         pip_dependencies: the requirement lines of its `pip:` section.
         left_out: the conda packages that an environment made by pip or uv lacks.
         problems: why no virtual environment can be made of it, though conda might read it.
+        conda: what conda itself reads in it.
+        directory: the project's; None when it is not known.
     """
 
     path: Path
@@ -74,6 +77,8 @@ class CondaEnvSpec:
     pip_dependencies: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    conda: CondaFile = field(default_factory=CondaFile)
+    directory: Path | None = None
 
     def as_python_env(self) -> PythonEnvSpec:
         """Its pip part as a virtual environment, as MLflow's `_PythonEnv.from_conda_yaml` makes one.
@@ -192,17 +197,20 @@ def _requirement_lines(
     return tuple(lines)
 
 
-def read_conda_env(path: Path, file: str) -> tuple[CondaEnvSpec, list[Problem]]:
-    """Read a conda.yaml.
+def read_conda_env(path: Path, file: str, directory: Path | None = None) -> tuple[CondaEnvSpec, list[Problem]]:
+    """Read a conda.yaml, or a list of locked packages that stands in its place.
 
     Args:
         path: the file.
         file: how messages name it.
+        directory: the project's.
 
     Returns:
         What it says, and the problems for which not even conda could read it; with errors among them, what it says is
         not to be used. Those for which only a virtual environment cannot be made stand in the value itself.
     """
+    if (locked := locked_kind(path)) is not None:
+        return _locked_env(path, file, directory, locked), []
     try:
         document = read_document(path, file)
     except UnreadableDocument as error:
@@ -232,9 +240,21 @@ def read_conda_env(path: Path, file: str) -> tuple[CondaEnvSpec, list[Problem]]:
             pip_dependencies=parts.pip,
             left_out=tuple(parts.left_out),
             problems=tuple(parts.problems),
+            conda=read_environment(document, content),
+            directory=directory,
         ),
         problems,
     )
+
+
+def _locked_env(path: Path, file: str, directory: Path | None, locked: str) -> CondaEnvSpec:
+    """A file that lists every package by its address.
+
+    A lock file of conda-lock is not parsed here: it may take a second, and the builder needs its content only.
+    """
+    conda = read_explicit(path, file) if locked == "explicit" else CondaFile(locked=locked)
+    problem = Problem(f"this {locked} file lists conda's packages", "set env_manager to 'conda'", file)
+    return CondaEnvSpec(path, problems=(problem,), conda=conda, directory=directory)
 
 
 class _CondaParts:

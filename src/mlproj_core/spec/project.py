@@ -192,9 +192,10 @@ class Project:
         if source.kind == "uv":
             relative = os.path.relpath(source.path, self.directory)
             spec, problems = read_uv_project(source.path, relative, source.file)
+        elif source.kind == "conda":
+            spec, problems = read_conda_env(source.path, source.file, self.directory)
         else:
-            read = read_conda_env if source.kind == "conda" else read_python_env
-            spec, problems = read(source.path, source.file)
+            spec, problems = read_python_env(source.path, source.file)
         errors = [problem for problem in problems if problem.severity == "error"]
         if errors:
             raise invalid("The environment file cannot be used", errors)

@@ -54,6 +54,8 @@ PR_SET_CHILD_SUBREAPER = 36
 READ_BYTES = 65536
 SHELL_MEANINGS = {126: "a command could not be executed", 127: "a command was not found"}
 ENVIRONMENT_MARKER = ".mlproj-complete.json"  # as in mlproj_core.environments.environment, which is too heavy here
+ACTIVATED = '__mlproj_command=$1; shift; . "$0"; exec "$BASH" -c "$__mlproj_command"'
+"""Sources the file `$0`, without arguments, and then becomes the bash that the command would have had without it."""
 DELIVERY_BY_ASKER = 30.0
 """Seconds that a living asker of a tethered run is given to deliver the outcome itself, sparing a process."""
 
@@ -152,7 +154,10 @@ class Supervisor:
         if environment["path_prefix"]:
             path = [*environment["path_prefix"], variables.get("PATH", os.defpath)]
             variables["PATH"] = os.pathsep.join(path)
-        status = self.execute(["bash", "-c", self.request["command"]], self.request["directory"], variables)
+        command = ["bash", "-c", self.request["command"]]
+        if activation := environment.get("activation"):  # which the environments of an earlier release do not have
+            command = ["bash", "-c", ACTIVATED, activation, self.request["command"]]
+        status = self.execute(command, self.request["directory"], variables)
         if self.stopping:
             return self.stopped()
         return self.outcome_of(status)
