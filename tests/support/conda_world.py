@@ -1,4 +1,4 @@
-"""Conda packages for tests: real `.conda` and `.tar.bz2` files, a Python among them, in channels on disk and over HTTP."""
+"""Conda packages for tests: real `.conda` and `.tar.bz2` files, a Python among them, in channels on disk and on HTTP."""
 
 import asyncio
 import hashlib
@@ -14,7 +14,6 @@ import zipfile
 from pathlib import Path
 
 from package_world import PackageIndex, command_lines
-from rattler.index import index_fs
 
 from mlproj_core.environments.conda_platform import host_platform
 
@@ -204,6 +203,8 @@ def activated_package():
 
 def index(channel):
     """Write what a channel has to say of its packages."""
+    from rattler.index import index_fs
+
     (channel / "noarch").mkdir(parents=True, exist_ok=True)
     asyncio.run(index_fs(channel))
     return channel

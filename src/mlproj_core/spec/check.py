@@ -143,8 +143,11 @@ def _check_environment(project: Project) -> list[Problem]:
     if source.kind == "uv":
         return read_uv_project(source.path, os.path.relpath(source.path, project.directory), source.file)[1]
     spec, problems = read_conda_env(source.path, source.file)
-    # Conda itself may be able to read these.
-    problems += [replace(problem, severity="warning") for problem in spec.problems]
+    if spec.conda.locked is not None:
+        return [*problems, *spec.conda.problems]
+    # Conda itself may be able to read what a virtual environment cannot be made of, and the other way round.
+    unreadable = dict.fromkeys((*spec.problems, *spec.conda.problems))
+    problems += [replace(problem, severity="warning") for problem in unreadable]
     if spec.left_out:
         message = f"an environment made without conda lacks these conda packages: {', '.join(spec.left_out)}"
         remedy = f"list what the project needs under 'pip:'; conda reads {', '.join(CONDA_ENV_KEYS[:3])}"
