@@ -134,7 +134,8 @@ class TestAnEnvironment:
         )
         (project / "main.py").write_text(
             "import alpha, delta, os, sys\n"
-            "open(sys.argv[0] + '.out', 'w').write(' '.join([alpha.origin, delta.version, os.environ['CONDA_PREFIX']]))\n"
+            "words = [alpha.origin, delta.version, os.environ['CONDA_PREFIX']]\n"
+            "open(sys.argv[0] + '.out', 'w').write(' '.join(words))\n"
         )
         said = []
         run = mlproj_core.run(str(project), env_manager="conda", report=said.append)
@@ -325,7 +326,8 @@ class TestThePartOfPip:
         package(folder / "lib", "gamma", code="x = 'local'")
         (folder / "requirements.txt").write_text("delta\n")
         (folder / "conda.yaml").write_text(
-            f"channels: [{conda_channel}, nodefaults]\ndependencies: [python, pip, {{pip: [-r requirements.txt, ./lib]}}]\n"
+            f"channels: [{conda_channel}, nodefaults]\n"
+            "dependencies: [python, pip, {pip: [-r requirements.txt, ./lib]}]\n"
         )
         (project / "MLproject").write_text("conda_env: environments/conda.yaml\n")
         environment = make(load_project(project).environment)
@@ -391,7 +393,7 @@ class TestASolveThatFails:
     def test_is_told_to_who_runs_the_project(self, project, conda, world):
         conda("python", "impossible")
         (project / "MLproject").write_text("conda_env: conda.yaml\nentry_points:\n  main:\n    command: 'true'\n")
-        with pytest.raises(ExecutionException, match="impossible 1.0 would require") as caught:
+        with pytest.raises(ExecutionException, match=r"impossible 1\.0 would require") as caught:
             mlproj_core.run(str(project), env_manager="conda", report=lambda line: None)
         assert caught.value.reason.code == "environment"
 

@@ -1,4 +1,4 @@
-"""Conda packages for tests: real `.conda` and `.tar.bz2` files, a Python among them, in channels on disk and on HTTP."""
+"""Conda packages for tests: real `.conda` and `.tar.bz2` files, a Python among them, in channels on disk or HTTP."""
 
 import asyncio
 import hashlib

@@ -114,7 +114,7 @@ class Build:
             prefix=str(self.plan.slot.prefix),
             cache=str(cache_dir() / "conda"),
             platform=self.plan.platform,
-            channels=[(channel.name, list(channel.urls)) for channel in channels.channels],
+            channels=[(channel.name if channel.group else None, list(channel.urls)) for channel in channels.channels],
             specs=list(zip(channels.specs, self.plan.wheres, strict=True)),
             constraints=[str(one) for one in settings.items("pinned_packages")],
             priority=settings.channel_priority(),

@@ -67,10 +67,12 @@ class Channel:
     Attributes:
         name: as it is written, free of credentials.
         urls: where it is, free of credentials.
+        group: whether it is a group.
     """
 
     name: str
     urls: tuple[str, ...]
+    group: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class _Resolution:
         text = text.strip()
         if text in self.groups:
             urls = [self.url(str(one)) for one in self.groups[text]]
-            return Channel(text, tuple(dict.fromkeys(urls)))
+            return Channel(text, tuple(dict.fromkeys(urls)), group=True)
         return Channel(without_conda_credentials(text), (self.url(text),))
 
     def url(self, text: str) -> str:
@@ -224,12 +226,12 @@ class _Resolution:
             subdir = match["subdir"]
             whole = match["channel"] if subdir in (*PLATFORMS, "noarch", None) else f"{match['channel']}/{subdir}"
             channel = self.channel(whole)
-            shown = channel.name if channel.name in self.groups else channel.urls[0]
+            shown = channel.name if channel.group else channel.urls[0]
             tail = f"/{subdir}" if subdir in (*PLATFORMS, "noarch") else ""
             return f"{shown}{tail}::{text[match.end() :]}", [channel]
         if match := _BRACKETED.search(text):
             channel = self.channel(match[2])
-            shown = channel.name if channel.name in self.groups else channel.urls[0]
+            shown = channel.name if channel.group else channel.urls[0]
             return f'{text[: match.start()]}channel="{shown}"{text[match.end() :]}', [channel]
         return text, []
 

@@ -34,7 +34,7 @@ class Request:
         prefix: the environment's directory.
         cache: the directory of the cache that all environments share.
         platform: conda's name of the platform.
-        channels: name and addresses of each, the one that prevails first.
+        channels: name of each group of them, or None, and addresses; the one that prevails first.
         specs: specifications of packages, and where each is written.
         constraints: specifications that hold if a package is installed at all.
         priority: "strict", "flexible" or "disabled".
@@ -49,7 +49,7 @@ class Request:
     prefix: str
     cache: str
     platform: str
-    channels: list[tuple[str, list[str]]]
+    channels: list[tuple[str | None, list[str]]]
     specs: list[tuple[str, str]]
     constraints: list[str]
     priority: str
@@ -84,7 +84,9 @@ def main() -> None:
         answer: dict[str, Any] = {"packages": asyncio.run(_install(request))}
     except Refused as refused:
         answer = {"error": {"kind": refused.kind, "message": str(refused).strip()}}
-    print(json.dumps(answer))  # noqa: T201 - the caller reads this
+    print(json.dumps(answer), flush=True)  # noqa: T201 - the caller reads this
+    # py-rattler's threads may outlive its work, and do not survive the end of the interpreter: they crash in it.
+    os._exit(0)
 
 
 async def _install(request: Request) -> int:
@@ -121,7 +123,16 @@ async def _install(request: Request) -> int:
 
 async def _solved(request: Request, specs: list[MatchSpec], platform: Subdir, client: Client) -> list[RepoDataRecord]:
     """The packages that satisfy what is asked for."""
-    from rattler import ChannelPriority, Gateway, SourceConfig, Subdir, VirtualPackage, VirtualPackageOverrides, solve
+    from rattler import (
+        ChannelPriority,
+        Gateway,
+        MatchSpec,
+        SourceConfig,
+        Subdir,
+        VirtualPackage,
+        VirtualPackageOverrides,
+        solve,
+    )
     from rattler.exceptions import DetectVirtualPackageError, FetchRepoDataError, GatewayError, SolverError
 
     config = SourceConfig(cache_action="force-cache-only" if request.offline else "cache-or-fetch")
@@ -130,10 +141,15 @@ async def _solved(request: Request, specs: list[MatchSpec], platform: Subdir, cl
         virtual = VirtualPackage.detect(VirtualPackageOverrides.from_env())
     except DetectVirtualPackageError as error:
         raise Refused("specification", f"a variable CONDA_OVERRIDE_* cannot be kept: {error}") from None
+    wanted = list(specs)
+    if request.priority == "strict":
+        # py-rattler looks at no package that a specification rules out, and so would not see that the first channel
+        # has others of its name: to conda, these alone rule out every later channel.
+        wanted += [MatchSpec(spec.name.normalized) for spec in specs if spec.channel is None]
     try:
         return await solve(
             _sources(request),
-            specs,
+            wanted,
             gateway=gateway,
             platforms=[platform, Subdir("noarch")],
             virtual_packages=virtual,
@@ -153,7 +169,7 @@ def _sources(request: Request) -> list[Channel | MultiSource]:
     from rattler import Channel, MultiSource
 
     return [
-        Channel(urls[0]) if len(urls) == 1 else MultiSource(name, [Channel(url) for url in urls])
+        Channel(urls[0]) if name is None else MultiSource(name, [Channel(url) for url in urls])
         for name, urls in request.channels
     ]
 
