@@ -116,9 +116,7 @@ class TestTheProgram:
         assert not Path(asked["arguments"][-1]).exists()
         assert environment_manager("conda").find(load_project(project).environment, project).hit
 
-    def test_is_given_locked_packages_as_an_explicit_list(
-        self, install, project, channel, monkeypatch, tmp_path
-    ):
+    def test_is_given_locked_packages_as_an_explicit_list(self, install, project, channel, monkeypatch, tmp_path):
         monkeypatch.setenv("CONDA_EXE", str(install("bin", "conda")))
         path = channel / "noarch" / "tool-1.0-0.conda"
         line = f"{path.as_uri()}#{hashlib.md5(path.read_bytes()).hexdigest()}"

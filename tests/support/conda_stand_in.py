@@ -13,7 +13,6 @@ from pathlib import Path
 
 import yaml
 from rattler import MatchSpec, PackageRecord, RepoDataRecord, install, solve
-from rattler.exceptions import SolverError
 from rattler.package_streaming import PackageArchive
 
 

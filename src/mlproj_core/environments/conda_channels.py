@@ -128,9 +128,11 @@ def conda_channels(
         text, extra = resolution.spec(spec)
         rewritten.append(text)
         channels += extra
-    unique = tuple({channel.urls: channel for channel in reversed(channels)}.values())[::-1]
-    resolution.permit(unique)
-    return Channels(unique, tuple(resolution.accesses.values()), tuple(rewritten))
+    unique: dict[tuple[str, ...], Channel] = {}
+    for channel in channels:
+        unique.setdefault(channel.urls, channel)
+    resolution.permit(unique.values())
+    return Channels(tuple(unique.values()), tuple(resolution.accesses.values()), tuple(rewritten))
 
 
 def explicit_packages(
