@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,11 +117,10 @@ LEFT_OUT = (
 
 @pytest.fixture
 def conda(monkeypatch):
-    """A stand-in for the manager of conda environments, which needs what this environment may lack."""
-    module = types.ModuleType("mlproj_core.environments.conda_manager")
-    module.missing = lambda: None
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    return module
+    """Conda environments can be made here, until it is said why they cannot."""
+    why = [None]
+    monkeypatch.setattr("mlproj_core.environments.conda_manager.missing", lambda: why[-1])
+    return why
 
 
 class TestTheManagerThatAProjectGets:
@@ -139,7 +137,7 @@ class TestTheManagerThatAProjectGets:
         assert choose_manager(CONDA, None) == ("conda", ())
 
     def test_is_uv_for_a_conda_yaml_where_conda_is_not_to_be_had_and_lines_say_so(self, conda):
-        conda.missing = lambda: "neither py-rattler nor conda is installed"
+        conda.append("neither py-rattler nor conda is installed")
         name, notes = choose_manager(CONDA, None)
         assert name == "uv"
         assert notes == (
@@ -148,6 +146,11 @@ class TestTheManagerThatAProjectGets:
             LEFT_OUT,
         )
         assert choose_manager(replace(CONDA, left_out=()), None) == ("uv", notes[:1])
+
+    def test_is_refused_where_conda_is_asked_for_and_not_to_be_had(self, conda):
+        conda.append("py-rattler is not installed; pip install 'mlproj[conda]'")
+        with pytest.raises(UserError, match=r"cannot be used: py-rattler is not .*\. Or set env_manager to 'uv'"):
+            choose_manager(CONDA, "conda")
 
     @pytest.mark.parametrize("name", ["virtualenv", "uv"])
     def test_leaves_out_conda_packages_with_a_warning_when_it_is_asked_to_do_without_conda(self, conda, name):

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from mlproj_core.environments.builder import Builder, is_passing
 from mlproj_core.environments.conda_activation import write_activation, write_variables
 from mlproj_core.environments.conda_channels import Channels, explicit_packages
 from mlproj_core.environments.conda_lock_file import read_conda_lock
@@ -26,11 +27,6 @@ from mlproj_core.status import Reason, ReasonCode
 
 __all__ = ["Build", "missing"]
 
-_PASSING: Final = re.compile(
-    r"error sending request|timed out|timeout|connection|dns error|temporar|No space left|Disk quota"
-    r"|\b(429|500|502|503|504)\b",
-    re.IGNORECASE,
-)
 _REFUSED_ACCESS: Final = re.compile(r"\b(401|403)\b")
 _NAME: Final = re.compile(r"^\s*([A-Za-z0-9][\w.-]*)")
 _IN_ENVIRONMENT: Final = '. "$0"; exec "$@"'
@@ -209,7 +205,6 @@ class Build:
 
     def pip(self, requirements: tuple[str, ...], activation: Path) -> None:
         """Install requirement lines by uv, in the activated environment as conda does."""
-        from mlproj_core.environments.program import Failure, run_program
         from mlproj_core.environments.uv_config import configured_at
         from mlproj_core.environments.uv_manager import refreshed
         from mlproj_core.environments.uv_program import find_uv
@@ -232,20 +227,12 @@ class Build:
             *("--break-system-packages", *options, "-r", "-"),
             *("--color", "never", "--project", str(configured_at(settings.config))),
         ]
-        try:
-            run_program(
-                command,
-                environment=settings.environment,
-                directory=self.plan.folder,
-                secrets=self.plan.secrets,
-                report=self.report,
-                given="\n".join(requirements) + "\n",
-                keep_open=(self.lock,),
-            )
-        except Failure as failure:
-            text = "\n".join(f"  {line}" for line in failure.lines)
-            message = f"uv could not install the pip part of {self.origin}. Its last words:\n{text}"
-            raise _failure(message, retryable=bool(_PASSING.search(text))) from None
+        Builder(self.plan.folder, self.plan.secrets, self.lock, self.report).run(
+            f"install the pip part of {self.origin}",
+            command,
+            settings.environment,
+            given="\n".join(requirements) + "\n",
+        )
 
     def error(self, kind: str, words: str, program: str = "py-rattler") -> UserError | EnvironmentBuildError:
         """The error for what an installer says."""
@@ -271,7 +258,7 @@ class Build:
                 "\nThe file asks conda for nothing but Python and pip: it can be run without conda, with env_manager "
                 "'uv' (`mlproj run --env-manager uv`)."
             )
-        return _failure(message, retryable=kind == "install" and bool(_PASSING.search(text)))
+        return _failure(message, retryable=kind == "install" and is_passing(text))
 
 
 def _failure(message: str, *, retryable: bool) -> EnvironmentBuildError:

@@ -18,10 +18,9 @@ from mlproj_core.environments.conda_build import Build, missing
 from mlproj_core.environments.conda_plan import plan_environment
 from mlproj_core.environments.conda_recipe import CondaRecipe
 from mlproj_core.environments.environment import Environment
-from mlproj_core.errors import UserError
 
 if TYPE_CHECKING:
-    from mlproj_core.environments.recipe import EnvironmentSpec, Recipe
+    from mlproj_core.environments.recipe import Wanted
 
 __all__ = ["CondaManager", "missing"]
 
@@ -31,7 +30,7 @@ class CondaManager:
 
     name = "conda"
 
-    def recipe(self, spec: EnvironmentSpec) -> CondaRecipe:
+    def recipe(self, spec: Wanted) -> CondaRecipe:
         """What an environment file asks for; see `CondaRecipe.of`."""
         return CondaRecipe.of(spec)
 
@@ -39,7 +38,7 @@ class CondaManager:
         """The recipe whose `to_dict` gave this value."""
         return CondaRecipe.from_dict(value)
 
-    def find(self, spec: EnvironmentSpec | Recipe, directory: Path) -> Environment | None:
+    def find(self, spec: Wanted, directory: Path) -> Environment | None:
         """The environment for a project if it is there already; no process, no network, a few milliseconds.
 
         Raises:
@@ -48,15 +47,15 @@ class CondaManager:
         slot = Slot(self.key(spec, directory))
         return _environment(slot, hit=True) if slot.complete() else None
 
-    def key(self, spec: EnvironmentSpec | Recipe, directory: Path) -> str:
+    def key(self, spec: Wanted, directory: Path) -> str:
         """The key of the environment for a project, whether it is there or not.
 
         Raises:
             UserError: as for `find`.
         """
-        return plan_environment(_recipe(spec), directory, os.environ).slot.key
+        return plan_environment(CondaRecipe.of(spec), directory, os.environ).slot.key
 
-    def ensure(self, spec: EnvironmentSpec | Recipe, directory: Path, report: Callable[[str], None]) -> Environment:
+    def ensure(self, spec: Wanted, directory: Path, report: Callable[[str], None]) -> Environment:
         """The environment for a project, built now if it is not there.
 
         Any number of processes may ask for the same one at once: one of them builds it.
@@ -70,19 +69,9 @@ class CondaManager:
             UserError: a file cannot be read, or a setting of conda or pip cannot be kept.
             EnvironmentBuildError: there is no solution, or something failed; with the solver's or installer's words.
         """
-        plan = plan_environment(_recipe(spec), directory, os.environ)
+        plan = plan_environment(CondaRecipe.of(spec), directory, os.environ)
         built = plan.slot.fill(lambda lock: Build(plan, lock, report).run(), report)
         return _environment(plan.slot, hit=not built)
-
-
-def _recipe(spec: EnvironmentSpec | Recipe) -> CondaRecipe:
-    from mlproj_core.environments.recipe import Recipe
-
-    if isinstance(spec, CondaRecipe):
-        return spec
-    if isinstance(spec, Recipe):
-        raise UserError("The environment manager 'conda' was given the recipe of another one.")
-    return CondaRecipe.of(spec)
 
 
 def _environment(slot: Slot, *, hit: bool) -> Environment:

@@ -14,7 +14,7 @@ from mlproj_core.errors import UserError
 from mlproj_core.spec.conda_file import CondaDependency, ExplicitPackage
 
 if TYPE_CHECKING:
-    from mlproj_core.environments.recipe import EnvironmentSpec
+    from mlproj_core.environments.recipe import Wanted
 
 __all__ = ["CondaRecipe"]
 
@@ -48,8 +48,8 @@ class CondaRecipe(Recipe):
     pip_only: bool = False
 
     @classmethod
-    def of(cls, spec: EnvironmentSpec) -> CondaRecipe:
-        """The recipe in a project's environment file.
+    def of(cls, spec: Wanted) -> CondaRecipe:
+        """The recipe in a project's environment file. One is its own.
 
         Raises:
             UserError: the project has another kind of environment, or conda could not read the file.
@@ -57,10 +57,12 @@ class CondaRecipe(Recipe):
         from mlproj_core.spec import CondaEnvSpec
         from mlproj_core.spec.problem import invalid
 
+        if isinstance(spec, CondaRecipe):
+            return spec
         if not isinstance(spec, CondaEnvSpec):
             raise UserError(
-                "The project names no conda_env, and a conda environment is made of that only. Set env_manager to 'uv' "
-                "or 'local' to execute this project."
+                "The project names no conda_env, and a conda environment is made of that only. Set env_manager to "
+                "'virtualenv', 'uv' or 'local' to execute this project."
             )
         if spec.conda.problems:
             raise invalid("conda could not make this environment", spec.conda.problems)

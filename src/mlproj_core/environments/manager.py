@@ -10,7 +10,7 @@ from mlproj_core.environments.environment import Environment
 from mlproj_core.errors import UserError
 
 if TYPE_CHECKING:
-    from mlproj_core.environments.recipe import EnvironmentSpec, VenvRecipe
+    from mlproj_core.environments.recipe import AnyRecipe, EnvironmentSpec, Wanted
 
 __all__ = ["EnvironmentManager", "LocalManager", "build_request", "choose_manager", "environment_manager"]
 
@@ -23,20 +23,20 @@ class EnvironmentManager(Protocol):
 
     name: str
 
-    def recipe(self, spec: EnvironmentSpec) -> VenvRecipe | None:
-        """What the environment for a project's is to contain; None when nothing is made.
+    def recipe(self, spec: Wanted) -> AnyRecipe | None:
+        """What the environment for a project's is to contain; None when nothing is made. A recipe is its own.
 
         Raises:
             UserError: this manager can make nothing of such a project.
         """
 
-    def read_recipe(self, value: Mapping[str, Any]) -> VenvRecipe:
+    def read_recipe(self, value: Mapping[str, Any]) -> AnyRecipe:
         """The recipe whose `to_dict` gave this value."""
 
-    def find(self, spec: EnvironmentSpec | VenvRecipe, directory: Path) -> Environment | None:
+    def find(self, spec: Wanted, directory: Path) -> Environment | None:
         """The environment for a project if it is there already; no process, no network, a few milliseconds."""
 
-    def ensure(self, spec: EnvironmentSpec | VenvRecipe, directory: Path, report: Callable[[str], None]) -> Environment:
+    def ensure(self, spec: Wanted, directory: Path, report: Callable[[str], None]) -> Environment:
         """The environment for a project, made now if it is not there."""
 
 
@@ -45,10 +45,10 @@ class LocalManager:
 
     name = "local"
 
-    def recipe(self, spec: EnvironmentSpec) -> None:
+    def recipe(self, spec: Wanted) -> None:
         """Nothing is made, whatever the project asks for."""
 
-    def read_recipe(self, value: Mapping[str, Any]) -> VenvRecipe:
+    def read_recipe(self, value: Mapping[str, Any]) -> AnyRecipe:
         """Nothing was ever written by this manager.
 
         Raises:
@@ -56,11 +56,11 @@ class LocalManager:
         """
         raise UserError("The environment manager 'local' makes no environment.")
 
-    def find(self, spec: EnvironmentSpec | VenvRecipe, directory: Path) -> Environment:
+    def find(self, spec: Wanted, directory: Path) -> Environment:
         """The host's environment, which is always there."""
         return Environment(manager=self.name)
 
-    def ensure(self, spec: EnvironmentSpec | VenvRecipe, directory: Path, report: Callable[[str], None]) -> Environment:
+    def ensure(self, spec: Wanted, directory: Path, report: Callable[[str], None]) -> Environment:
         """The host's environment."""
         return Environment(manager=self.name)
 
@@ -151,6 +151,11 @@ def _refuse_misfit(environment: EnvironmentSpec, env_manager: str) -> None:
             "A python_env project cannot be executed using conda. Set env_manager to 'virtualenv', 'uv' or 'local' to "
             "execute this project."
         )
+    if env_manager == "conda" and (missing := _conda_missing()):
+        raise UserError(
+            f"The manager 'conda' cannot be used: {missing}. Or set env_manager to 'uv', which installs the "
+            "pip part only."
+        )
     only_uv = isinstance(environment, UvProjectSpec) or (
         isinstance(environment, InlineScriptSpec) and environment.for_uv_only
     )
@@ -165,17 +170,12 @@ def _refuse_misfit(environment: EnvironmentSpec, env_manager: str) -> None:
 
 def _conda_missing() -> str | None:
     """Why no conda environment can be made on this host; None when one can."""
-    from importlib import import_module
+    from mlproj_core.environments.conda_manager import missing
 
-    try:
-        conda_manager = import_module("mlproj_core.environments.conda_manager")
-    except ModuleNotFoundError:
-        return "conda environments come with a later release"
-    missing: str | None = conda_manager.missing()
-    return missing
+    return missing()
 
 
-def build_request(manager: str, spec: EnvironmentSpec | VenvRecipe, directory: str | Path) -> dict[str, Any]:
+def build_request(manager: str, spec: Wanted, directory: str | Path) -> dict[str, Any]:
     """What `python -m mlproj_core.environments.build` needs to make an environment, as a JSON value.
 
     It holds no credentials: lines that contain some are left out, and read anew from the project by the builder.
@@ -185,12 +185,10 @@ def build_request(manager: str, spec: EnvironmentSpec | VenvRecipe, directory: s
         spec: the project's environment; None when it has none.
         directory: the project directory, as it will be when the builder runs.
     """
-    from mlproj_core.environments.recipe import Recipe, SyncRecipe
-
     request: dict[str, Any] = {"manager": manager, "directory": str(directory)}
-    recipe = spec if isinstance(spec, (Recipe, SyncRecipe)) else environment_manager(manager).recipe(spec)
+    recipe = environment_manager(manager).recipe(spec)
     if recipe is not None:
         request["spec"] = None if recipe.holds_credentials() else recipe.to_dict()
-        if isinstance(recipe, Recipe) and recipe.script:
-            request["script"] = recipe.script
+        if (script := getattr(recipe, "script", None)) is not None:
+            request["script"] = script
     return request

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mlproj_core.environments.redaction import without_credentials
 from mlproj_core.errors import UserError
 
 if TYPE_CHECKING:
+    from mlproj_core.environments.conda_recipe import CondaRecipe
     from mlproj_core.environments.requirements import Requirements
     from mlproj_core.spec import CondaEnvSpec, DockerEnvSpec, InlineScriptSpec, PythonEnvSpec, UvProjectSpec
 
     EnvironmentSpec = PythonEnvSpec | UvProjectSpec | InlineScriptSpec | CondaEnvSpec | DockerEnvSpec | None
+    AnyRecipe: TypeAlias = "Recipe | SyncRecipe | CondaRecipe"
+    Wanted: TypeAlias = "EnvironmentSpec | AnyRecipe"
+    """What a manager can be asked for: a project's environment, or what was read of it already."""
 
 __all__ = ["Recipe", "SyncRecipe", "VenvRecipe"]
 
@@ -38,8 +42,8 @@ class Recipe:
     script: str | None = None
 
     @classmethod
-    def of(cls, spec: EnvironmentSpec) -> Recipe:
-        """The recipe in a project's environment; of a conda.yaml its Python, pip and pip part.
+    def of(cls, spec: Wanted) -> Recipe:
+        """The recipe in a project's environment; of a conda.yaml its Python, pip and pip part. One is its own.
 
         A project without an environment gets the running Python and no packages, as under MLflow.
 
@@ -47,14 +51,16 @@ class Recipe:
             UserError: the environment is a container, one that only uv can make, or a conda.yaml that MLflow could not
                 make one of either.
         """
-        from mlproj_core.spec import CondaEnvSpec, DockerEnvSpec, InlineScriptSpec, UvProjectSpec
+        from mlproj_core.spec import CondaEnvSpec, DockerEnvSpec, InlineScriptSpec, PythonEnvSpec, UvProjectSpec
 
         if spec is None:
             return cls()
+        if isinstance(spec, Recipe):
+            return spec
         if isinstance(spec, DockerEnvSpec):
             raise UserError("The project has a docker_env, and no Python environment can be made of that.")
-        if isinstance(spec, UvProjectSpec):
-            raise UserError(f"Only uv can make the environment of {spec.path} and its uv.lock.")
+        if isinstance(spec, (UvProjectSpec, SyncRecipe)):
+            raise UserError(f"Only uv can make the environment of {spec.path} and its lock file.")
         if isinstance(spec, InlineScriptSpec):
             if spec.for_uv_only:
                 what = "lock file" if spec.locked else "[tool.uv] in its inline metadata"
@@ -62,6 +68,8 @@ class Recipe:
             return cls(python=spec.python, dependencies=spec.dependencies, path=str(spec.path), script=spec.script)
         if isinstance(spec, CondaEnvSpec):
             spec = spec.as_python_env()
+        elif not isinstance(spec, PythonEnvSpec):
+            raise UserError(f"{spec.path} was read for conda, and no virtual environment can be made of that.")
         return cls(
             python=spec.python,
             build_dependencies=tuple(spec.build_dependencies),
@@ -138,10 +146,12 @@ class SyncRecipe:
     is_script: bool = False
 
     @classmethod
-    def of(cls, spec: EnvironmentSpec) -> SyncRecipe | None:
-        """The recipe in a project's environment; None for one that consists of requirement lines."""
+    def of(cls, spec: Wanted) -> SyncRecipe | None:
+        """The recipe in a project's environment; None for one that consists of requirement lines. One is its own."""
         from mlproj_core.spec import InlineScriptSpec, UvProjectSpec
 
+        if isinstance(spec, SyncRecipe):
+            return spec
         if isinstance(spec, UvProjectSpec):
             return cls(spec.file, spec.python, str(spec.path))
         if isinstance(spec, InlineScriptSpec) and spec.for_uv_only:

@@ -15,7 +15,7 @@ from mlproj_core.environments.venv_manager import VenvManager
 
 if TYPE_CHECKING:
     from mlproj_core.environments.builder import Builder
-    from mlproj_core.environments.recipe import EnvironmentSpec
+    from mlproj_core.environments.recipe import Wanted
     from mlproj_core.environments.requirements import Requirements
 
 __all__ = ["UvManager", "refreshed"]
@@ -26,7 +26,7 @@ class UvManager(VenvManager[UvSettings]):
 
     name = "uv"
 
-    def recipe(self, spec: EnvironmentSpec) -> VenvRecipe:
+    def recipe(self, spec: Wanted) -> VenvRecipe:
         """The Python and packages of a project, in whatever file; of a conda.yaml its pip part. See `Recipe.of`."""
         return SyncRecipe.of(spec) or Recipe.of(spec)
 

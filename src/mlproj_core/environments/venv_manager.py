@@ -17,7 +17,7 @@ from mlproj_core.environments.recipe import Recipe, SyncRecipe, VenvRecipe
 
 if TYPE_CHECKING:
     from mlproj_core.environments.builder import Builder
-    from mlproj_core.environments.recipe import EnvironmentSpec
+    from mlproj_core.environments.recipe import Wanted
     from mlproj_core.environments.requirements import Requirements
 
 __all__ = ["VenvManager"]
@@ -29,8 +29,8 @@ class VenvManager(ABC, Generic[Settings]):
     name: str
 
     @abstractmethod
-    def recipe(self, spec: EnvironmentSpec) -> VenvRecipe:
-        """What the environment for a project's is to hold.
+    def recipe(self, spec: Wanted) -> VenvRecipe:
+        """What the environment for a project's is to hold; a recipe is its own.
 
         Raises:
             UserError: this manager can make nothing of such a project.
@@ -56,7 +56,7 @@ class VenvManager(ABC, Generic[Settings]):
         """The recipe whose `to_dict` gave this value."""
         return SyncRecipe.from_dict(value) if "file" in value else Recipe.from_dict(value)
 
-    def find(self, spec: EnvironmentSpec | VenvRecipe, directory: Path) -> Environment | None:
+    def find(self, spec: Wanted, directory: Path) -> Environment | None:
         """The environment for a project if it is there already.
 
         Starts no process and touches no network: a few milliseconds.
@@ -77,7 +77,7 @@ class VenvManager(ABC, Generic[Settings]):
         slot = Slot(key)
         return self._environment(slot, hit=True) if slot.complete() else None
 
-    def key(self, spec: EnvironmentSpec | VenvRecipe, directory: Path) -> str | None:
+    def key(self, spec: Wanted, directory: Path) -> str | None:
         """The key of the environment for a project, whether it is there or not.
 
         Returns:
@@ -86,11 +86,11 @@ class VenvManager(ABC, Generic[Settings]):
         Raises:
             UserError: as for `find`.
         """
-        recipe = self._recipe(spec)
+        recipe = self.recipe(spec)
         interpreter = Search(os.environ).without_asking(recipe.python)
         return None if interpreter is None else self._plan(recipe, directory, interpreter).slot.key
 
-    def ensure(self, spec: EnvironmentSpec | VenvRecipe, directory: Path, report: Callable[[str], None]) -> Environment:
+    def ensure(self, spec: Wanted, directory: Path, report: Callable[[str], None]) -> Environment:
         """The environment for a project, built now if it is not there.
 
         Any number of processes may ask for the same one at once: one of them builds it.
@@ -104,7 +104,7 @@ class VenvManager(ABC, Generic[Settings]):
             UserError: a file that the requirements refer to cannot be read, or a setting of pip cannot be kept.
             EnvironmentBuildError: no fitting Python, or the installer failed; with its own words.
         """
-        recipe = self._recipe(spec)
+        recipe = self.recipe(spec)
         interpreter = Search(os.environ).asking(recipe.python)
         if interpreter is None:
             from mlproj_core.environments.uv_python import interpreter_from_uv
@@ -113,9 +113,6 @@ class VenvManager(ABC, Generic[Settings]):
         plan = self._plan(recipe, directory, interpreter)
         built = plan.slot.fill(lambda lock: self._build(plan, lock, report), report)
         return self._environment(plan.slot, hit=not built)
-
-    def _recipe(self, spec: EnvironmentSpec | VenvRecipe) -> VenvRecipe:
-        return spec if isinstance(spec, (Recipe, SyncRecipe)) else self.recipe(spec)
 
     def _plan(self, recipe: VenvRecipe, directory: Path, interpreter: Interpreter) -> Plan[Settings]:
         directory = directory.absolute()

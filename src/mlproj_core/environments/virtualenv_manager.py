@@ -17,7 +17,7 @@ from mlproj_core.errors import UserError
 
 if TYPE_CHECKING:
     from mlproj_core.environments.builder import Builder
-    from mlproj_core.environments.recipe import EnvironmentSpec, VenvRecipe
+    from mlproj_core.environments.recipe import VenvRecipe, Wanted
     from mlproj_core.environments.requirements import Requirements
 
 __all__ = ["VirtualenvManager"]
@@ -45,7 +45,7 @@ class VirtualenvManager(VenvManager[InstallerSettings]):
 
     name = "virtualenv"
 
-    def recipe(self, spec: EnvironmentSpec) -> Recipe:
+    def recipe(self, spec: Wanted) -> Recipe:
         """The Python and packages of a python_env.yaml, or of a conda.yaml's pip part; see `Recipe.of`."""
         return Recipe.of(spec)
 
