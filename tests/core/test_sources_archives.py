@@ -688,6 +688,7 @@ class TestTheUriOfAnArchive:
             ("https://host/p.zip?X-Amz-Signature=abc&v=1", "https://host/p.zip?X-Amz-Signature=***&v=1"),
             ("https://host/p.zip?a=1&private_token=abc#s", "https://host/p.zip?a=1&private_token=***#s"),
             ("https://host/p.zip?sv=2&sig=a%2Fb", "https://host/p.zip?sv=2&sig=***"),
+            ("https://user:pa/ss@host/p.zip?token=abc", "https://host/p.zip?token=***"),
         ],
     )
     def test_is_shown_without_secrets(self, uri, shown):

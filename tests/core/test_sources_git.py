@@ -259,9 +259,9 @@ class TestWhatIsFetched:
 class TestEveryTransport:
     def test_of_git_plus_http_with_pips_fragment_works(self, bare, server, into):
         git("tag", "v1", "main", cwd=bare)
-        checkout = fetch(f"git+{server.url('p.git')}@v1#subdirectory=sub&egg=x", into=into)
+        checkout = fetch(f"git+{server.url('p.git')}@v1#subdirectory=sub&egg=x&more=1", into=into)
         assert (checkout.directory / "f").read_text() == "3"
-        assert checkout.source_name == f"git+{server.url('p.git')}@v1#subdirectory=sub&egg=x"
+        assert checkout.source_name == f"git+{server.url('p.git')}@v1#subdirectory=sub&egg=x&more=1"
         assert (checkout.repo_url, checkout.version) == (server.url("p.git"), "v1")
 
     def test_of_git_works(self, bare, into):

@@ -131,13 +131,10 @@ def redact(uri: str) -> str:
     user, at, host = authority.rpartition("@")
     if not at and re.search(r":.*\D", authority.rpartition("]")[2]) and "@" in rest:
         # A password with an unencoded `/`, `?` or `#` ends the authority early: what follows is still secret.
-        host = rest.rpartition("@")[2]
-        return f"{quote}{scheme}://{host}"
+        host, rest = "", rest.rpartition("@")[2]
     if at and "ssh" in scheme.lower() and not _TOKEN.match(user):
         host = f"{user.partition(':')[0]}@{host}"
-    if "?" in rest:
-        rest = _SECRET_PARAMETER.sub(r"\1***", rest)
-    return f"{quote}{scheme}://{host}{rest}"
+    return f"{quote}{scheme}://{host}" + _SECRET_PARAMETER.sub(r"\1***", rest)
 
 
 def usual_user(host: str) -> str:
@@ -249,7 +246,7 @@ def _git_location(location: Location, text: str, fragment: str) -> Location:
             f"{shown}: a transport that runs a program, or a name that starts with a dash, is refused. {_SUPPORTED}"
         )
     settings = _settings(fragment)
-    if settings.keys() - {"subdirectory", "egg"}:
+    if any(re.match(r"sha\d+$|md5$", name) for name in settings):
         raise UserError(f"{shown}: a digest is for archives. In a Git repository, a commit given as version is one.")
     subdirectory = _subdirectory(settings.get("subdirectory", "") if settings else fragment, shown)
     revision = None
