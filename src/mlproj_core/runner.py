@@ -231,7 +231,7 @@ def _launch(
     storage = Path(request.storage_dir or state_dir() / "data").expanduser().absolute() / key_digest(key)
     bound = bind(
         project.entry_point(request.entry_point),
-        request.parameters,
+        request.parameters or {},
         storage_dir=storage,
         variables={**visible(os.environ, request.withhold), **variables},
         exposed=exposed,

@@ -308,10 +308,9 @@ class Submission(Step):
             UserError: it cannot be.
         """
         given = {name: value for name, value in self._arguments.items() if name in RunRequest.__dataclass_fields__}
-        given["parameters"] = {
-            name: value.value if isinstance(value, Secret) else value
-            for name, value in (given["parameters"] or {}).items()
-        }
+        if isinstance(given["parameters"], Mapping):
+            values = given["parameters"].items()
+            given["parameters"] = {name: one.value if isinstance(one, Secret) else one for name, one in values}
         given["backend_config"] = read_backend_config(given["backend_config"])
         given["tags"] = {**self._tags(), **(given["tags"] or {})}
         given["withhold"] = PREFECTS_OWN
