@@ -1,6 +1,6 @@
 """What an environment costs, cold and warm, against `mlflow run` with the same manager, in one call.
 
-    python benchmarks/environments.py --mlflow PYTHON [--runs 3] [--only NAME ...]
+    python benchmarks/environments.py --mlflow PYTHON [--runs 3] [--packages NAME ...] [--only NAME ...]
 
 PYTHON is an interpreter whose environment has mlflow. Its manager virtualenv needs the program pyenv on PATH, with the
 version of the Python that runs this benchmark installed; its manager uv is given the uv of mlproj's environment.
@@ -23,7 +23,7 @@ from pathlib import Path
 from spine import median_seconds
 
 MLPROJECT = "name: noop\npython_env: python_env.yaml\nentry_points:\n  main:\n    command: 'true'\n"
-PYTHON_ENV = "python: '{python}'\nbuild_dependencies: [pip]\ndependencies: [numpy, pandas, scikit-learn]\n"
+PYTHON_ENV = "python: '{python}'\nbuild_dependencies: [pip]\ndependencies: [{packages}]\n"
 
 
 class Bench:
@@ -35,7 +35,10 @@ class Bench:
         self.project.mkdir()
         (self.project / "MLproject").write_text(MLPROJECT)
         # In full: of "3.11" mlflow would have pyenv install the newest release.
-        (self.project / "python_env.yaml").write_text(PYTHON_ENV.format(python=platform.python_version()))
+        packages = ", ".join(arguments.packages)
+        (self.project / "python_env.yaml").write_text(
+            PYTHON_ENV.format(python=platform.python_version(), packages=packages)
+        )
         (scratch / "cwd").mkdir()
         os.chdir(scratch / "cwd")
         # Compiled files are what an installation has; without them each side would time the compiler.
@@ -81,6 +84,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mlflow", metavar="PYTHON", required=True, help="an interpreter that has mlflow")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--packages", nargs="+", default=["numpy", "pandas", "scikit-learn"])
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     arguments = parser.parse_args()
     print(f"{'':<34} {'mlproj':>12} {'mlflow run':>12}")
