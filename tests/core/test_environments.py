@@ -129,9 +129,13 @@ class TestTheManagerThatAProjectGets:
     def test_is_the_one_asked_for(self, environment, name):
         assert choose_manager(environment, name) == (name, ())
 
-    @pytest.mark.parametrize("environment", [PYTHON, None])
-    def test_is_virtualenv_by_default_as_under_mlflow(self, environment):
-        assert choose_manager(environment, None) == ("virtualenv", ())
+    def test_is_virtualenv_by_default_as_under_mlflow(self, project):
+        assert choose_manager(PYTHON, None) == ("virtualenv", ())
+        assert choose_manager(load_project(project).environment, None) == ("virtualenv", ())
+
+    def test_is_the_host_s_own_for_a_databricks_spark_job_as_under_mlflow(self, project):
+        (project / "MLproject").write_text("databricks_spark_job: {python_file: job.py}")
+        assert choose_manager(load_project(project).environment, None) == ("local", ())
 
     def test_is_conda_for_a_conda_yaml_by_default_as_under_mlflow(self, conda):
         assert choose_manager(CONDA, None) == ("conda", ())
@@ -195,9 +199,9 @@ class TestTheManagerThatAProjectGets:
             choose_manager(DockerEnvSpec(image="x", volumes=(), environment=()), name)
 
     def test_does_not_change_because_an_environment_of_another_is_ready(self, project):
-        ensure(None, project)
-        assert choose_manager(None, None)[0] == "virtualenv"
-        assert environment_manager("virtualenv").find(None, project) is None
+        ensure(PYTHON, project)
+        assert choose_manager(PYTHON, None)[0] == "virtualenv"
+        assert environment_manager("virtualenv").find(PYTHON, project) is None
 
 
 class TestTheLocalManager:

@@ -22,7 +22,7 @@ class Environment:
     `still_there` once the lock is held: the environment may have been pruned in between.
 
     Attributes:
-        manager: name of the manager that made it ("local", "uv", "conda").
+        manager: name of the manager that made it ("virtualenv", "uv", "conda", "local").
         prefix: its directory; None for the host's own environment.
         key: digest of everything that decided its content; empty for the host's own.
         variables: environment variables to set.

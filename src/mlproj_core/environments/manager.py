@@ -99,12 +99,12 @@ def environment_manager(name: str) -> EnvironmentManager:
 def choose_manager(project_environment: EnvironmentSpec, env_manager: str | None) -> tuple[str, tuple[str, ...]]:
     """Which manager a project gets: the one asked for, else the one that MLflow takes for its kind of environment.
 
-    These are virtualenv for a python_env and for no environment, conda for a conda_env (`_env_type_to_env_manager` of
-    `mlflow/projects/backend/local.py`); and uv for what MLflow does not know: a pyproject.toml with a uv.lock, a script
-    with inline metadata.
+    These are virtualenv for a python_env and where nothing is said, conda for a conda_env, local for a Databricks Spark
+    job (`_env_type_to_env_manager` of `mlflow/projects/backend/local.py`); and uv for what MLflow does not know: a
+    pyproject.toml with a uv.lock, a script with inline metadata.
 
     Args:
-        project_environment: the environment of the project, or of a script; None when there is none.
+        project_environment: the environment of the project, or of a script; None for a Databricks Spark job.
         env_manager: the manager asked for; None for the default.
 
     Returns:
@@ -123,7 +123,7 @@ def choose_manager(project_environment: EnvironmentSpec, env_manager: str | None
         )
     if env_manager is not None:
         _refuse_misfit(environment, env_manager)
-    manager = env_manager or "virtualenv"
+    manager = env_manager or ("local" if environment is None else "virtualenv")
     if isinstance(environment, InlineScriptSpec) and manager != "local":
         notes.append(f"{environment.script} runs in the environment that its inline metadata asks for")
     if isinstance(environment, UvProjectSpec) and manager != "local":
