@@ -95,10 +95,12 @@ class TestTheManager:
     def test_is_there_with_py_rattler(self, conda_channel):
         assert missing() is None
 
-    def test_says_what_is_missing_without_it_and_how_to_get_it(self, monkeypatch, tmp_path):
+    def test_says_what_is_missing_without_it_and_how_to_get_it(self, conda, project, monkeypatch, tmp_path):
         monkeypatch.setenv("PATH", str(tmp_path))
-        monkeypatch.setattr("mlproj_core.environments.conda_build.find_spec", lambda name: None)
+        monkeypatch.setattr("mlproj_core.environments.conda_program.find_spec", lambda name: None)
         assert "pip install 'mlproj[conda]'" in missing()
+        with pytest.raises(UserError, match=r"pip install 'mlproj\[conda\]'"):
+            environment_manager("conda").find(conda("python"), project)
 
 
 class TestAnEnvironment:
@@ -273,7 +275,8 @@ class TestActivation:
         around = {"CONDA_PREFIX": str(environment.prefix), "FIRST": "around", "GREETING": "around"}
         for name, value in around.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("PATH", f"/bin:{environment.prefix}/bin:/usr/bin:{environment.prefix}/bin")
+        own = f"{environment.prefix}/bin"
+        monkeypatch.setenv("PATH", f"/bin:{own}:{own}:/usr/bin:{own}")
         again = environment_manager("conda").find(conda("python"), environment.prefix)
         assert again.prefix == inner.prefix
         shown = prints(again, 'echo "$CONDA_PREFIX|${FIRST-gone}|${GREETING-gone}|$DEACTIVATED|$PATH"')

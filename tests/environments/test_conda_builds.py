@@ -118,6 +118,18 @@ class TestABuildCutOff:
         assert [info.key for info in list_environments()] == []
 
 
+class TestABuildWithASecret:
+    def test_reads_it_from_the_project_itself_and_shows_it_nowhere(self, build, project, server, tmp_path):
+        server.token = server.watch_for = "tk-0123-456"
+        (project / "conda.yaml").write_text(f"channels: [{server.url()}, nodefaults]\ndependencies: [quick]\n")
+        one = build()
+        status, answer = one.wait(60)
+        assert status == 0, one.log()
+        assert server.asked
+        assert server.seen == []
+        assert "tk-0123-456" not in one.log() + str(answer) + (tmp_path / "build-request.json").read_text()
+
+
 class TestABuildThatFails:
     def test_leaves_the_solvers_words_in_the_result(self, build, project, server, tmp_path):
         (project / "conda.yaml").write_text(f"channels: [{server.url()}, nodefaults]\ndependencies: [quick >2]\n")

@@ -112,6 +112,25 @@ class TestChannels:
         (record,) = (environment.prefix / "conda-meta").glob("tool-*.json")
         assert json.loads(record.read_text())["url"].startswith("https://conda.anaconda.org/conda-forge/noarch/tool-")
 
+    def test_may_be_reached_by_a_proxy(self, make, channel, home):
+        proxy = CondaServer(channel("mine", "tool=1.0"))
+        try:
+            (home / ".condarc").write_text(f"proxy_servers:\n  http: http://localhost:{proxy.port}\n")
+            environment = make("tool", channels=["http://channel.example/channel", "nodefaults"])
+        finally:
+            proxy.close()
+        assert content(environment) == "1.0 mine"
+        assert proxy.asked
+
+    def test_that_were_read_once_can_be_used_offline(self, make, channel, monkeypatch, tmp_path):
+        Package("native").file("share/native.txt", "1.0 mine").write(tmp_path / "mine")
+        server = CondaServer(channel("mine", "tool=1.0", "other=1.0"))
+        there = [server.url(), "nodefaults"]
+        make("tool", "other", channels=there)
+        server.close()
+        monkeypatch.setenv("CONDA_OFFLINE", "true")
+        assert content(make("tool", channels=there)) == "1.0 mine"
+
     def test_of_a_group_have_one_priority_and_can_be_named_by_it(self, make, channel, home):
         one, two = channel("one", "tool=1.0"), channel("two", "tool=2.0", "other=1.0")
         (home / ".condarc").write_text(f"custom_multichannels:\n  many: [{one}, {two}]\n")

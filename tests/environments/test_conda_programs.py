@@ -25,7 +25,7 @@ from mlproj_core.spec import load_project
 def home(monkeypatch, tmp_path):
     home = clean_host(monkeypatch, tmp_path)
     clean_conda(monkeypatch)
-    monkeypatch.setattr("mlproj_core.environments.conda_build.find_spec", lambda name: None)
+    monkeypatch.setattr("mlproj_core.environments.conda_program.find_spec", lambda name: None)
     monkeypatch.setenv("STAND_IN_NOTES", str(tmp_path / "notes.json"))
     monkeypatch.setenv("RATTLER_CACHE_DIR", str(tmp_path / "rattler-cache"))
     return home

@@ -1,6 +1,7 @@
 """Conda packages for tests: real `.conda` and `.tar.bz2` files, a Python among them, in channels on disk or HTTP."""
 
 import asyncio
+import base64
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from package_world import PackageIndex, command_lines
 
@@ -240,14 +242,12 @@ class CondaServer(PackageIndex):
 
     def admits(self, request):
         """Whether a request has what this server wants, and the path without a token."""
-        path = request.path
+        path = urlsplit(request.path).path  # a proxy is asked for whole addresses
         if self.token:
             if not path.startswith(f"/t/{self.token}/"):
                 return None
             path = path.removeprefix(f"/t/{self.token}")
         if self.user:
-            import base64
-
             right = "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
             if request.headers.get("Authorization") != right:
                 return None

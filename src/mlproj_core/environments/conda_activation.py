@@ -29,7 +29,7 @@ if [ -n "${CONDA_PREFIX-}" ]; then
     if [ -e "$__mlproj_at" ]; then . "$__mlproj_at"; fi
   done
   PATH=":${PATH-}:"
-  PATH="${PATH//":$CONDA_PREFIX/bin:"/:}"
+  while [[ $PATH == *":$CONDA_PREFIX/bin:"* ]]; do PATH="${PATH//":$CONDA_PREFIX/bin:"/:}"; done
   PATH="${PATH#:}"
   PATH="${PATH%:}"
 fi

@@ -7,7 +7,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from mlproj_core.environments.conda_activation import write_activation, write_va
 from mlproj_core.environments.conda_channels import Channels, explicit_packages
 from mlproj_core.environments.conda_lock_file import read_conda_lock
 from mlproj_core.environments.conda_plan import Plan
-from mlproj_core.environments.conda_program import CondaProgram, find_program
+from mlproj_core.environments.conda_program import CondaProgram, find_program, missing, rattler_installed
 from mlproj_core.environments.conda_settings import CondaSettings
 from mlproj_core.environments.redaction import redact
 from mlproj_core.environments.requirements import Requirements, read_requirements
@@ -25,21 +24,11 @@ from mlproj_core.locations import cache_dir
 from mlproj_core.spec.conda_file import ExplicitPackage, selected
 from mlproj_core.status import Reason, ReasonCode
 
-__all__ = ["Build", "missing"]
+__all__ = ["Build"]
 
 _REFUSED_ACCESS: Final = re.compile(r"\b(401|403)\b")
 _NAME: Final = re.compile(r"^\s*([A-Za-z0-9][\w.-]*)")
 _IN_ENVIRONMENT: Final = '. "$0"; exec "$@"'
-
-
-def missing() -> str | None:
-    """Why no conda environment can be made on this host, with the remedy; None if one can. Starts no process."""
-    if find_spec("rattler") is not None or find_program(os.environ) is not None:
-        return None
-    return (
-        "neither the package py-rattler nor a conda, mamba or micromamba is on this host; "
-        "install mlproj's extra: pip install 'mlproj[conda]'"
-    )
 
 
 class Build:
@@ -68,8 +57,7 @@ class Build:
             requirements = locked.pip
         secrets = tuple({*plan.secrets, *channels.secrets()})
         self.report(f"building conda environment {slot.key[:12]} of {self.origin} for {plan.platform}")
-        if find_spec("rattler") is not None:
-            plan.settings.refuse()
+        if rattler_installed():
             self.install(channels, explicit, secrets)
         elif program := find_program(os.environ):
             self.create(program, explicit, secrets)

@@ -27,7 +27,7 @@ __all__ = [
 
 _ALIAS: Final = "https://conda.anaconda.org"
 _DEFAULTS: Final = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
-_CUSTOM: Final = {"pkgs/pro": "https://repo.anaconda.com"}
+_CUSTOM: Final = {"pkgs": "https://repo.anaconda.com"}
 _TOKEN: Final = re.compile(r"(?<=://)([^\s]*?)/t/([^/\s]+)(?=/|$)")
 _NAMED: Final = re.compile(r"^(?P<channel>[^\s\[]+?)(?:/(?P<subdir>[a-z0-9-]+))?::")
 _BRACKETED: Final = re.compile(r"\bchannel\s*=\s*(['\"]?)([^'\",\]\s]+)\1")

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlproj_core.environments.cache import Slot
 from mlproj_core.environments.conda_activation import ACTIVATION_NAME, variables_of
-from mlproj_core.environments.conda_build import Build, missing
+from mlproj_core.environments.conda_build import Build
 from mlproj_core.environments.conda_plan import plan_environment
+from mlproj_core.environments.conda_program import missing
 from mlproj_core.environments.conda_recipe import CondaRecipe
 from mlproj_core.environments.environment import Environment
 
@@ -42,10 +43,15 @@ class CondaManager:
         """The environment for a project if it is there already; no process, no network, a few milliseconds.
 
         Raises:
-            UserError: a file that the environment file refers to cannot be read, or a setting cannot be kept.
+            UserError: a file that the environment file refers to cannot be read, a setting cannot be kept, or nothing
+                on this host could make the environment.
         """
         slot = Slot(self.key(spec, directory))
-        return _environment(slot, hit=True) if slot.complete() else None
+        if slot.complete():
+            return _environment(slot, hit=True)
+        if why := missing():
+            raise UserError(f"No conda environment can be made: {why}.")
+        return None
 
     def key(self, spec: Wanted, directory: Path) -> str:
         """The key of the environment for a project, whether it is there or not.

@@ -11,6 +11,7 @@ from typing import Final
 from mlproj_core.environments.cache import Slot
 from mlproj_core.environments.conda_channels import Channels, conda_channels, explicit_packages
 from mlproj_core.environments.conda_platform import host_identity, host_platform
+from mlproj_core.environments.conda_program import rattler_installed
 from mlproj_core.environments.conda_recipe import CondaRecipe
 from mlproj_core.environments.conda_settings import CondaSettings, read_conda_settings
 from mlproj_core.environments.requirements import Requirements, read_requirements
@@ -64,6 +65,8 @@ def plan_environment(recipe: CondaRecipe, directory: Path, environ: Mapping[str,
     directory = directory.absolute()
     folder, origin = recipe.folder(directory), recipe.origin(directory)
     settings = read_conda_settings(environ)
+    if rattler_installed():  # conda's own programs keep all of them
+        settings.refuse()
     platform = settings.text("subdir", host_platform())
     if recipe.platforms and not {platform, "noarch"} & set(recipe.platforms):
         raise UserError(f"{origin} is for {', '.join(recipe.platforms)} only, and this host's platform is {platform}.")

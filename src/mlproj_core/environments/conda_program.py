@@ -1,4 +1,4 @@
-"""The programs of a conda installation, for hosts that have one and no py-rattler."""
+"""What makes conda environments on this host: py-rattler, else the program of a conda installation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["CondaProgram", "environment_file", "explicit_file", "find_program"]
+__all__ = ["CondaProgram", "environment_file", "explicit_file", "find_program", "missing", "rattler_installed"]
 
 _NAMES: Final = ("conda", "mamba", "micromamba")
 
@@ -51,6 +52,21 @@ class CondaProgram:
         kept = {name: value for name, value in environ.items() if name not in misleading}
         # `conda env create` has known --yes only since conda 24; the variables are older than any conda in use.
         return {**kept, "CONDA_ALWAYS_YES": "true", "MAMBA_ALWAYS_YES": "true"}
+
+
+def rattler_installed() -> bool:
+    """Whether py-rattler is there; it is not imported."""
+    return find_spec("rattler") is not None
+
+
+def missing() -> str | None:
+    """Why no conda environment can be made on this host, with the remedy; None if one can. Starts no process."""
+    if rattler_installed() or find_program(os.environ) is not None:
+        return None
+    return (
+        "neither the package py-rattler nor a conda, mamba or micromamba is on this host; "
+        "install mlproj's extra: pip install 'mlproj[conda]'"
+    )
 
 
 def find_program(environ: Mapping[str, str]) -> CondaProgram | None:
