@@ -151,11 +151,6 @@ class TestTheManagerThatAProjectGets:
         )
         assert choose_manager(replace(CONDA, left_out=()), None) == ("uv", notes[:1])
 
-    def test_is_refused_where_conda_is_asked_for_and_not_to_be_had(self, conda):
-        conda.append("py-rattler is not installed; pip install 'mlproj[conda]'")
-        with pytest.raises(UserError, match=r"cannot be used: py-rattler is not .*\. Or set env_manager to 'uv'"):
-            choose_manager(CONDA, "conda")
-
     @pytest.mark.parametrize("name", ["virtualenv", "uv"])
     def test_leaves_out_conda_packages_with_a_warning_when_it_is_asked_to_do_without_conda(self, conda, name):
         assert choose_manager(CONDA, name) == (name, (LEFT_OUT,))

@@ -18,7 +18,7 @@ from mlproj_core.environments.conda_plan import Plan
 from mlproj_core.environments.conda_program import CondaProgram, find_program, missing, rattler_installed
 from mlproj_core.environments.conda_settings import CondaSettings
 from mlproj_core.environments.redaction import redact
-from mlproj_core.environments.requirements import Requirements, read_requirements
+from mlproj_core.environments.requirements import read_requirements
 from mlproj_core.errors import EnvironmentBuildError, UserError
 from mlproj_core.locations import cache_dir
 from mlproj_core.spec.conda_file import ExplicitPackage, selected
@@ -55,7 +55,8 @@ class Build:
             locked = read_conda_lock(plan.lock, self.origin, plan.platform)
             explicit, channels = explicit_packages(locked.conda, plan.settings, plan.folder, os.environ)
             requirements = locked.pip
-        secrets = tuple({*plan.secrets, *channels.secrets()})
+        read = read_requirements(requirements, plan.folder, os.environ, self.origin)
+        secrets = tuple({*plan.secrets, *channels.secrets(), *read.secrets})
         self.report(f"building conda environment {slot.key[:12]} of {self.origin} for {plan.platform}")
         if rattler_installed():
             self.install(channels, explicit, secrets)
@@ -66,7 +67,7 @@ class Build:
         write_variables(slot.prefix, dict(plan.recipe.variables))
         activation = write_activation(slot.prefix)
         if requirements:
-            self.pip(requirements, activation)
+            self.pip(requirements, read.packages, activation, secrets)
             write_activation(slot.prefix)
         python = _python(slot.prefix)
         slot.mark_complete(
@@ -75,14 +76,10 @@ class Build:
                 "python": python,
                 "interpreter": str(slot.prefix / "bin" / "python") if python else "",
                 "purpose": plan.recipe.path or str(plan.directory),
-                "editable": [str(path) for path in self.read(requirements).editable],
+                "editable": [str(path) for path in read.editable],
             }
         )
         self.report(f"environment {slot.key[:12]} is ready after {time.monotonic() - began:.1f} s")
-
-    def read(self, requirements: tuple[str, ...]) -> Requirements:
-        """What requirement lines stand for."""
-        return read_requirements(requirements, self.plan.folder, os.environ, self.origin)
 
     # -- by py-rattler
 
@@ -191,7 +188,9 @@ class Build:
 
     # -- the part of pip
 
-    def pip(self, requirements: tuple[str, ...], activation: Path) -> None:
+    def pip(
+        self, requirements: tuple[str, ...], local: tuple[str, ...], activation: Path, secrets: tuple[str, ...]
+    ) -> None:
         """Install requirement lines by uv, in the activated environment as conda does."""
         from mlproj_core.environments.uv_config import configured_at
         from mlproj_core.environments.uv_manager import refreshed
@@ -202,7 +201,7 @@ class Build:
         if not _python(prefix):
             raise UserError(f"{self.origin} lists packages for pip, but no python among those of conda. Add it there.")
         locked = self.plan.lock is not None
-        options = [*settings.arguments, *refreshed(self.read(requirements).packages)]
+        options = [*settings.arguments, *refreshed(local)]
         if locked:
             options += ["--no-deps", *(["--require-hashes"] if all("--hash=" in one for one in requirements) else [])]
         else:
@@ -215,7 +214,7 @@ class Build:
             *("--break-system-packages", *options, "-r", "-"),
             *("--color", "never", "--project", str(configured_at(settings.config))),
         ]
-        Builder(self.plan.folder, self.plan.secrets, self.lock, self.report).run(
+        Builder(self.plan.folder, secrets, self.lock, self.report).run(
             f"install the pip part of {self.origin}",
             command,
             settings.environment,

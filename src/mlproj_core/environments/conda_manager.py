@@ -19,6 +19,7 @@ from mlproj_core.environments.conda_plan import plan_environment
 from mlproj_core.environments.conda_program import missing
 from mlproj_core.environments.conda_recipe import CondaRecipe
 from mlproj_core.environments.environment import Environment
+from mlproj_core.errors import UserError
 
 if TYPE_CHECKING:
     from mlproj_core.environments.recipe import Wanted

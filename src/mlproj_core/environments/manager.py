@@ -151,11 +151,6 @@ def _refuse_misfit(environment: EnvironmentSpec, env_manager: str) -> None:
             "A python_env project cannot be executed using conda. Set env_manager to 'virtualenv', 'uv' or 'local' to "
             "execute this project."
         )
-    if env_manager == "conda" and (missing := _conda_missing()):
-        raise UserError(
-            f"The manager 'conda' cannot be used: {missing}. Or set env_manager to 'uv', which installs the "
-            "pip part only."
-        )
     only_uv = isinstance(environment, UvProjectSpec) or (
         isinstance(environment, InlineScriptSpec) and environment.for_uv_only
     )
