@@ -176,6 +176,9 @@ class TestMlflowInsideAStep:
         outer.cancel()
         assert outer.get_status() == "KILLED"
         assert [command for _, command in project.world.survivors() if b"deliver" not in command] == []
+        experiment = connect(None).get_run(outer.run_id).experiment_id
+        (inner,) = connect(None).search_runs(experiment, f"tags.`mlflow.parentRunId` = '{outer.run_id}'")
+        assert inner.status == "RUNNING"  # as MLflow leaves it when `mlflow run` is killed; docs/multistep.md says so
 
 
 class TestMlprojInsideAStep:
