@@ -1,0 +1,2 @@
+def scaled(numbers, scale):
+    return [scale * number for number in numbers]
