@@ -23,7 +23,7 @@ OTHER_MANAGERS = {
     "mlflow": {"conda": ("virtualenv", "uv"), "python": ("uv",)},
     "mlproj": {"conda": ("uv",), "python": ("uv",)},
 }
-"""The environment managers that are tried, one after the other, where a program's default did not finish the run."""
+"""The environment managers that are tried, one after the other, while none could run the project's command."""
 
 TELLING = re.compile(r"error|exception|not found|no such|could not|cannot|failed|^Command: ", re.IGNORECASE)
 
@@ -32,6 +32,10 @@ EMPTY = re.compile(
     r"^raise |^File |Non-zero exit code|Run \(ID '\w+'\) failed|Traceback \(most recent|^\[mlproj\] FAILED"
 )
 """Lines that say that something failed, but not what."""
+
+
+STARTED = re.compile(r"=== Running command|\(project_code;")
+"""What the programs say once the project's command was run: mlflow before it, mlproj of its failure."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Attempt:
         code: the exit status; None if the time limit ended it.
         seconds: wall time of the whole command.
         message: what its output says of why it failed.
+        started: whether the project's own command was run.
         left: what it left on the tracking server and in the project's directory.
     """
 
@@ -50,6 +55,7 @@ class Attempt:
     code: int | None
     seconds: float
     message: str
+    started: bool
     left: Left
 
     @property
@@ -118,10 +124,18 @@ class Program:
                 log.write_text(f"{shlex.join(command)}\n\n{said}")
         finally:
             shutil.rmtree(work)
-            shutil.rmtree(self.homes / "envs", ignore_errors=True)
+            self.forget_environments()
         made = {name: text for name, text in after.items() if before.get(name) != text}
         message = "" if code == 0 or code is None else self.why(said)
-        return Attempt(manager, code, seconds, message, Left(runs_of(self.server, experiment), made))
+        return Attempt(
+            manager, code, seconds, message, bool(STARTED.search(said)), Left(runs_of(self.server, experiment), made)
+        )
+
+    def forget_environments(self) -> None:
+        """Remove all environments, but not what mlflow lets pip keep beside them."""
+        for path in (self.homes / "envs").glob("*"):
+            if path.name != "pip_cache_pkgs":
+                shutil.rmtree(path, ignore_errors=True)
 
     def ended(self, command: list[str], work: Path, variables: dict[str, str]) -> tuple[int | None, float, str]:
         """The exit status, seconds and output of a command; after the time limit its processes are ended."""

@@ -18,6 +18,9 @@ PASSED_OVER = re.compile(r"(^|/)(__pycache__|[^/]*\.egg-info|build|\.ipynb_check
 TAGS = ("mlflow.source.type", "mlflow.project.entryPoint", "mlflow.project.backend")
 """The tags by which MLflow tells a project's run from others."""
 
+VALUES = "the metrics' values"
+"""The difference that says nothing of the programs: a training without a fixed seed may make it."""
+
 
 def get(server: str, call: str, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None) -> Any:
     address = f"{server}/api/2.0/mlflow/{call}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
@@ -59,7 +62,7 @@ class Left:
             mine, theirs = ([run[what] for run in left.runs] for left in (self, other))
             if what == "metrics" and mine != theirs:
                 mine, theirs = ([sorted(metrics) for metrics in side] for side in (mine, theirs))
-                found += [] if mine != theirs else ["the metrics' values"]
+                found += [] if mine != theirs else [VALUES]
             if mine != theirs:
                 found.append(what if len(mine) == len(theirs) else f"{len(mine)} runs against {len(theirs)}")
         found += [f"file {name}" for name in sorted(set(self.files) ^ set(other.files))]

@@ -23,6 +23,7 @@ from pathlib import Path
 from corpus import Case, example_cases, own_cases
 from needs import Need, environment, needs
 from programs import OTHER_MANAGERS, Attempt, Program, tracking_server, version_of
+from results import VALUES
 
 PAGE = """\
 # Compatibility with MLflow Projects
@@ -73,27 +74,19 @@ class Kept:
 
 
 def judged(mlflow: list[Attempt], mlproj: list[Attempt]) -> tuple[str, str]:
-    """The result of a row and a note to it, from all attempts of both; a second one stands for the first."""
+    """The result of a row and a note to it, from all tries of both; the last one counts."""
     theirs, ours = mlflow[-1], mlproj[-1]
-    if ours.finished and theirs.finished:
-        differing = theirs.left.differences(ours.left)
-        if len(ours.left.runs) != len(theirs.left.runs) or any(map(matters, differing)):
-            return "differs", ", ".join(differing)
-        better = len(mlflow) > 1 and len(mlproj) == 1
-        note = f"the same but for {', '.join(differing)}" if differing else ""
-        if better:
-            note = "; ".join(filter(None, ["equal results; mlflow only with another manager named", note]))
-        return ("better" if better else "same"), note
-    if ours.finished:
-        return "better", ""
-    if theirs.finished:
-        return "worse", ""
-    return "both fail", ""
-
-
-def matters(difference: str) -> bool:
-    """Whether a difference says that a project ran differently: metrics of an unseeded training may vary."""
-    return difference != "the metrics' values"
+    if not (theirs.finished and ours.finished):
+        return ("better" if ours.finished else "worse" if theirs.finished else "both fail"), ""
+    differing = theirs.left.differences(ours.left)
+    if set(differing) - {VALUES}:
+        return "differs", ", ".join(differing)
+    note = f"the same but for {VALUES}" if differing else ""
+    if theirs.manager and not ours.manager:
+        return "better", "; ".join(filter(None, ["mlflow only with another manager named", note]))
+    if ours.manager and not theirs.manager:
+        return "worse", "; ".join(filter(None, ["mlproj only with another manager named", note]))
+    return "same", note
 
 
 def run_by_both(case: Case, found: list[Need], programs: list[Program], work: Path) -> Row:
@@ -102,7 +95,7 @@ def run_by_both(case: Case, found: list[Need], programs: list[Program], work: Pa
         tries = attempts[program.name] = []
         for manager in (None, *OTHER_MANAGERS[program.name].get(environment(case)[0], ())):
             tries.append(program.run(case, work, manager))
-            if tries[-1].finished:
+            if tries[-1].finished or tries[-1].started:
                 break
     result, note = judged(attempts["mlflow"], attempts["mlproj"])
     told = {name: "; ".join(map(str, tries)) for name, tries in attempts.items()}
