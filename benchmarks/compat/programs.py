@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from corpus import Case
-from results import Left, files_of, runs_of
+from results import IDS, Left, files_of, runs_of
 
 OTHER_MANAGERS = {
     "mlflow": {"conda": ("virtualenv", "uv"), "python": ("uv",)},
@@ -174,8 +174,14 @@ class Program:
         told = [line for line in lines if not EMPTY.search(line)]
         named = [line for line in told if "ERROR mlflow.cli: ===" in line or re.match(r"(ERROR|error): ", line)]
         telling = [line for line in told if TELLING.search(line)] or [line for line in lines if TELLING.search(line)]
-        line = " ".join(lines[error:]) if error is not None else (named or telling or lines or [""])[-1]
+        if error is not None:
+            line = " ".join(lines[error:])
+        else:
+            line = (named or telling or lines or [""])[-1]
+            if line.endswith(":"):  # what follows says it
+                line = next(filter(TELLING.search, lines[lines.index(line) + 1 :]), line)
         line = re.sub(r".*ERROR mlflow\.cli: ===|\. .*===$|===$|^mlproj: error:", "", line).strip()
+        line = IDS.sub("<id>", line)
         for path, short in ((str(self.homes), f"<{self.name}>"), (str(self.scratch), "<scratch>")):
             line = line.replace(path, short)
         return line if len(line) <= 160 else line[:157] + "..."

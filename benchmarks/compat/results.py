@@ -18,6 +18,9 @@ PASSED_OVER = re.compile(r"(^|/)(__pycache__|[^/]*\.egg-info|build|\.ipynb_check
 TAGS = ("mlflow.source.type", "mlflow.project.entryPoint", "mlflow.project.backend")
 """The tags by which MLflow tells a project's run from others."""
 
+IDS = re.compile(r"\b[0-9a-f]{32}\b|(?<=MLFLOW_EXPERIMENT_ID )\d+")
+TIMES = re.compile(r"\b\d{4}-\d\d-\d\d[ T/_-]\d\d[:-]\d\d[:-]\d\d([.,]\d+)?")
+
 VALUES = "the metrics' values"
 """The difference that says nothing of the programs: a training without a fixed seed may make it."""
 
@@ -105,7 +108,7 @@ def runs_of(server: str, experiment: str) -> list[dict[str, Any]]:
 
 
 def files_of(directory: Path) -> dict[str, str]:
-    """The files below a directory with their texts, in which ids, experiment numbers and ports are blotted out."""
+    """The files below a directory with their texts, in which ids and times are blotted out."""
     found = {}
     for folder, _, names in os.walk(directory):
         for name in names:
@@ -117,5 +120,5 @@ def files_of(directory: Path) -> dict[str, str]:
                 text = path.read_bytes()[:1_000_000].decode()
             except UnicodeDecodeError:
                 text = "<binary>"
-            found[relative] = re.sub(r"\b[0-9a-f]{32}\b|(?<=MLFLOW_EXPERIMENT_ID )\d+", "<id>", text)
+            found[TIMES.sub("<time>", relative)] = TIMES.sub("<time>", IDS.sub("<id>", text))
     return found
