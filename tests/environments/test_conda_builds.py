@@ -1,13 +1,16 @@
 """Building conda environments: cut off at any moment, many at once."""
 
 import signal
+from pathlib import Path
 
 import pytest
 from conda_world import CondaServer, Package, clean_conda, index
 from package_world import Build, clean_host, processes_naming, until
 
 from mlproj_core.environments import build_request, environment_manager, list_environments
+from mlproj_core.environments.conda_cache import stored
 from mlproj_core.environments.environment import MARKER_NAME
+from mlproj_core.housekeeping import collect
 from mlproj_core.spec import load_project
 
 
@@ -74,6 +77,24 @@ class TestBuildsAtOnce:
         assert len({answer["environment"]["key"] for _, answer in results}) == 1
         assert len(environments(tmp_path)) == 1
         assert sum("quick-1.0" in path for path in server.asked) == 1
+
+
+class TestTheSharedPackages:
+    def test_are_left_while_they_are_installed_and_removed_after_that(self, build, server, project, tmp_path):
+        server.hold = "quick-1.0"
+        one = build()
+        assert server.held.wait(60)
+        kept = []
+        assert collect(stored(), older_than=0, report=kept.append)["packages"].removed == []
+        assert "packages of it are being installed" in kept[-1]
+        server.release.set()
+        status, answer = one.wait(60)
+        assert status == 0
+        tally = collect(stored(), older_than=0, report=print)["packages"]
+        assert tally.freed > 0
+        assert not (tmp_path / "cache" / "conda" / "pkgs").exists()
+        assert (Path(answer["environment"]["prefix"]) / "share" / "quick").read_text() == "quick"
+        assert list(stored()) == []
 
 
 class TestABuildCutOff:

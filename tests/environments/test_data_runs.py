@@ -15,8 +15,10 @@ from protocol_suite import until
 import mlproj_core
 from mlproj_core.backends.local import LocalBackend
 from mlproj_core.backends.local.directory import locate
+from mlproj_core.backends.local.keeping import runs
 from mlproj_core.errors import ExecutionException, InvalidParameters, UserError
 from mlproj_core.handle import key_digest
+from mlproj_core.housekeeping import collect
 
 CONTENT = os.urandom(1 << 20) * 3
 
@@ -92,6 +94,23 @@ class TestARun:
         assert f"parameter 'data': fetching {url}" in output(run)
         assert "3.1 MB fetched in" in output(run)
         assert list(outcome(run).phases) == ["queued", "data", "running"]
+
+    def test_loses_its_data_to_house_keeping_once_it_is_over(self, world, server):
+        url = server.serve("/train.csv", CONTENT, pause=0.2)
+        first = mlproj_core.submit(**world.arguments(parameters={"data": url}), key="step")
+        place = world.state / "data" / key_digest("step")
+        until(lambda: first.phase == "data")
+        (item,) = runs()
+        assert item.in_use == "it is not over"
+        first.wait()
+        assert place.is_dir()
+        (item,) = runs()
+        assert item.measure() > len(CONTENT)
+        tallies = collect(runs(), older_than=0, report=print)
+        assert tallies["runs"].freed > len(CONTENT)
+        assert not place.exists()
+        assert mlproj_core.attach(first.handle).get_status() == "FINISHED"
+        assert list(runs()) == []
 
     def test_is_submitted_without_asking_the_store(self, world, server):
         url = server.serve("/train.csv", CONTENT, pause=0.2)

@@ -22,6 +22,8 @@ KINDS = {
     "checkouts": ("mlproj_core.sources.workspace:leftovers", "Checkouts whose process died."),
     "mirrors": ("mlproj_core.sources.mirrors:stored", "Git mirrors."),
     "environments": ("mlproj_core.environments.cache:stored", "Environments."),
+    "packages": ("mlproj_core.environments.conda_cache:stored", "Packages that conda environments share."),
+    "data": ("mlproj_core.data.cache:stored", "Files that were fetched for parameters of type path."),
 }
 """By the name of a kind: the function that yields its items, and a line for the help.
 
@@ -59,8 +61,9 @@ def _kind_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def gc(older_than: float | None, max_size: int | None, dry_run: bool, as_json: bool, **chosen: bool) -> int:
     """Remove what mlproj keeps on this host and nobody has used for long; with no kind given, of all kinds.
 
-    What is in use stays, and so does a run whose end its tracking server has not heard of. Mirrors and environments are
-    made anew when they are needed. Of a run that no tracking server knows, the end is kept for a year.
+    What is in use stays, and so does a run whose end its tracking server has not heard of. Mirrors, environments,
+    packages and fetched files are had anew when they are needed. Of a run that no tracking server knows, the end is
+    kept for a year.
 
     Exits with 1 if something could not be removed.
     """

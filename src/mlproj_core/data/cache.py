@@ -16,31 +16,18 @@ import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mlproj_core.data.remote import without_query
 from mlproj_core.locations import cache_dir
 
-__all__ = ["CachedFile", "Slot", "prune_data"]
+if TYPE_CHECKING:
+    from mlproj_core.housekeeping import Item
 
-
-@dataclass(frozen=True)
-class CachedFile:
-    """A file in the cache.
-
-    Attributes:
-        address: what it is a copy of, without credentials.
-        size: in bytes, with what is half fetched.
-        last_used: in seconds since the epoch.
-    """
-
-    address: str
-    size: int
-    last_used: float
+__all__ = ["Slot", "stored"]
 
 
 class Slot:
@@ -154,11 +141,10 @@ class Slot:
         self._part_facts.unlink(missing_ok=True)
         self.part.unlink(missing_ok=True)
 
-    def info(self) -> CachedFile:
-        """What is known of the slot."""
-        sizes = [file.stat().st_size for file in (self.content, self.part) if file.is_file()]
+    def last_used(self) -> float:
+        """When the file, or the part of it, was last asked for, in seconds since the epoch."""
         times = [file.stat().st_mtime for file in (self._facts, self.part) if file.is_file()]
-        return CachedFile(self.address, sum(sizes), max(times, default=0.0))
+        return max(times, default=0.0)
 
     def remove(self) -> bool:
         """Remove what is there and its lock, unless it is in use; whether it was removed."""
@@ -169,28 +155,23 @@ class Slot:
             return had
 
 
-def prune_data(
-    older_than: float | None = None, *, report: Callable[[str], None] = lambda line: None
-) -> list[CachedFile]:
-    """Remove files from the cache that nobody fetches now. Runs have copies of their own.
+def stored() -> Iterator[Item]:
+    """The files in the cache, for house-keeping. Runs have copies of their own."""
+    from mlproj_core.housekeeping import Item, disk_usage
 
-    Args:
-        older_than: seconds since the last use that a file must have been idle for; None for any.
-        report: is told of each file that is removed.
-
-    Returns:
-        What was known of each file that was removed.
-    """
-    removed = []
     for slot in _slots():
-        if not slot.directory.exists():  # only its lock is left
-            slot.remove()
-            continue
-        info = slot.info()
-        if (older_than is None or time.time() - info.last_used >= older_than) and slot.remove():
-            removed.append(info)
-            report(f"removed the copy of {info.address} ({info.size} bytes)")
-    return removed
+        yield Item(
+            kind="data",
+            name=slot.address or slot.directory.name,
+            last_used=slot.last_used(),
+            measure=partial(disk_usage, slot.directory),
+            remove=partial(_remove, slot),
+            dead=not slot.directory.exists(),  # only its lock is left
+        )
+
+
+def _remove(slot: Slot) -> str | None:
+    return None if slot.remove() else "it is being fetched"
 
 
 def _slots() -> list[Slot]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from mlproj_core.environments.builder import Builder, is_passing
 from mlproj_core.environments.conda_activation import write_activation, write_variables
+from mlproj_core.environments.conda_cache import in_use
 from mlproj_core.environments.conda_channels import Channels, explicit_packages
 from mlproj_core.environments.conda_lock_file import read_conda_lock
 from mlproj_core.environments.conda_plan import Plan
@@ -20,7 +21,6 @@ from mlproj_core.environments.conda_settings import CondaSettings
 from mlproj_core.environments.redaction import redact
 from mlproj_core.environments.requirements import read_requirements
 from mlproj_core.errors import EnvironmentBuildError, UserError
-from mlproj_core.locations import cache_dir
 from mlproj_core.spec.conda_file import ExplicitPackage, selected
 from mlproj_core.status import Reason, ReasonCode
 
@@ -59,7 +59,8 @@ class Build:
         secrets = tuple({*plan.secrets, *channels.secrets(), *read.secrets})
         self.report(f"building conda environment {slot.key[:12]} of {self.origin} for {plan.platform}")
         if rattler_installed():
-            self.install(channels, explicit, secrets)
+            with in_use() as (cache, lock):
+                self.install(channels, explicit, secrets, cache, lock)
         elif program := find_program(os.environ):
             self.create(program, explicit, secrets)
         else:
@@ -84,16 +85,21 @@ class Build:
     # -- by py-rattler
 
     def install(
-        self, channels: Channels, explicit: tuple[ExplicitPackage, ...] | None, secrets: tuple[str, ...]
+        self,
+        channels: Channels,
+        explicit: tuple[ExplicitPackage, ...] | None,
+        secrets: tuple[str, ...],
+        cache: Path,
+        lock: int,
     ) -> None:
-        """Solve and install by py-rattler."""
+        """Solve and install by py-rattler, with what `conda_cache.in_use` yields."""
         from mlproj_core.environments.conda_installer import Request
 
         settings = self.plan.settings
         verify = settings.settings.get("ssl_verify")
         request = Request(
             prefix=str(self.plan.slot.prefix),
-            cache=str(cache_dir() / "conda"),
+            cache=str(cache),
             platform=self.plan.platform,
             channels=[(channel.name if channel.group else None, list(channel.urls)) for channel in channels.channels],
             specs=list(zip(channels.specs, self.plan.wheres, strict=True)),
@@ -106,12 +112,12 @@ class Build:
             retries=_number(settings, "remote_max_retries", 3),
             add_pip=settings.switch("add_pip_as_python_dependency", True),
         )
-        answer = json.loads(self.installer(request.to_json(), secrets))
+        answer = json.loads(self.installer(request.to_json(), secrets, lock))
         if error := answer.get("error"):
             raise self.error(error["kind"], redact(error["message"], secrets))
 
-    def installer(self, request: str, secrets: tuple[str, ...]) -> str:
-        """What the installer answers."""
+    def installer(self, request: str, secrets: tuple[str, ...], lock: int) -> str:
+        """What the installer answers; it inherits the lock on its cache."""
         import sys
 
         from mlproj_core.environments.program import Failure, run_program
@@ -129,7 +135,7 @@ class Build:
                 secrets=secrets,
                 report=self.report,
                 given=request,
-                keep_open=(self.lock,),
+                keep_open=(self.lock, lock),
             )
         except Failure as failure:
             raise self.error("install", "\n".join(failure.lines)) from None

@@ -403,10 +403,8 @@ class LocalBackend:
             directory.path.parent.rmdir()
         except OSError:
             return True  # other attempts of the key remain
-        for download in sighting.claim.request.get("downloads", ()) if sighting.claim else ():
-            of_the_key = Path(download["path"]).parents[1]
-            if of_the_key.name == key_digest(handle.key):
-                delete(of_the_key)
+        for place in data_of(handle, sighting.claim):
+            delete(place)
         return True
 
     def trim(self, handle: RunHandle, only: Collection[str] | None = None) -> bool:
@@ -414,7 +412,7 @@ class LocalBackend:
 
         Args:
             handle: the attempt.
-            only: names in its directory; None for all but `ESSENTIALS`.
+            only: names in its directory; None for all but `ESSENTIALS`, and the data of its key if it is the newest.
         """
         from mlproj_core.housekeeping import delete
 
@@ -427,6 +425,9 @@ class LocalBackend:
                 for path in directory.path.iterdir():
                     if (path.name in only) if only is not None else (path.name not in ESSENTIALS):
                         delete(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                if only is None and handle.attempt == max(self._attempts(handle.key)):
+                    for place in data_of(handle, self.look(handle).claim):
+                        delete(place)
         except FileNotFoundError:  # it was pruned meanwhile
             return True
         return True
@@ -474,6 +475,13 @@ def _output_directory(handle: RunHandle) -> str | None:
     except FileNotFoundError:
         return None
     return str(directory)
+
+
+def data_of(handle: RunHandle, claim: Claim | None) -> set[Path]:
+    """The directories of what was fetched for the attempts of a key, which share them; none where nothing was."""
+    downloads = claim.request.get("downloads", ()) if claim is not None else ()
+    places = {Path(download["path"]).parents[1] for download in downloads}
+    return {place for place in places if place.name == key_digest(handle.key) and place.is_dir()}
 
 
 def end_survivors(handle: RunHandle) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from mlproj_core.backends.backend import Sighting, State
-from mlproj_core.backends.local.backend import ESSENTIALS, LocalBackend
+from mlproj_core.backends.local.backend import ESSENTIALS, LocalBackend, data_of
 from mlproj_core.backends.local.directory import RunDirectory
 from mlproj_core.handle import RunHandle
 from mlproj_core.housekeeping import Item, delete, disk_usage
@@ -47,11 +47,13 @@ def runs(undelivered: Collection[str] = ()) -> Iterator[Item]:
         if sighting.state is State.GONE:
             continue
         why = _why_needed(handle, sighting, path, lived_in, undelivered)
+        data = data_of(handle, sighting.claim) if handle.attempt == newest[handle.key] else set[Path]()
         known_elsewhere = sighting.settled and sighting.record is not None and sighting.record.tracked
         if known_elsewhere or handle.attempt != newest[handle.key]:
-            yield Item("runs", handle.tag, _ended(sighting), partial(disk_usage, path), _removal(backend, handle), why)
-        elif surplus := _surplus(path):
-            measure = partial(disk_usage, path, only=surplus)
+            measure = partial(_bytes, path, None, data)
+            yield Item("runs", handle.tag, _ended(sighting), measure, _removal(backend, handle), why)
+        elif (surplus := _surplus(path)) or data:
+            measure = partial(_bytes, path, surplus, data)
             yield Item("runs", handle.tag, _ended(sighting), measure, _trimming(backend, handle), why)
         elif why is None and time.time() - _ended(sighting) > FORGET_AFTER:
             measure = partial(disk_usage, path)
@@ -115,6 +117,10 @@ def _surplus(path: Path) -> list[str]:
     with suppress(FileNotFoundError):
         return sorted(each.name for each in path.iterdir() if each.name not in ESSENTIALS)
     return []
+
+
+def _bytes(path: Path, only: Collection[str] | None, data: Collection[Path]) -> int:
+    return disk_usage(path, only=only) + sum(disk_usage(place) for place in data)
 
 
 def _ended(sighting: Sighting) -> float:
