@@ -102,6 +102,30 @@ class TestTheFiles:
         assert files({".condarc": f"channel_priority: {word}\n"}).channel_priority() == meaning
 
 
+class TestTheAgeOfPackages:
+    @pytest.mark.parametrize(
+        ("text", "meaning"),
+        [
+            ("''", None),
+            ("0", ("age", 0.0)),
+            ("7d", ("age", 7 * 86400.0)),
+            ("3d12h", ("age", 3.5 * 86400)),
+            ("1w", ("age", 7 * 86400.0)),
+            ("P7D", ("age", 7 * 86400.0)),
+            ("PT90M", ("age", 5400.0)),
+            ("'1970-01-01'", ("until", 86400.0)),
+            ("'1970-01-01T12:00:00Z'", ("until", 43200.0)),
+            ("'1970-01-01T12:00:00+01:00'", ("until", 39600.0)),
+        ],
+    )
+    def test_is_given_in_condas_forms(self, files, text, meaning):
+        assert files({".condarc": f"exclude_newer: {text}\n"}).newest() == meaning
+
+    def test_in_any_other_form_is_refused(self, files):
+        with pytest.raises(UserError, match=r"exclude_newer \(.*\.condarc, line 1\) must be a date"):
+            files({".condarc": "cooldown: soon\n"}).newest()
+
+
 def urls(*listed):
     found = conda_channels(listed, [], CondaSettings(), Path("/project"), {})
     return [one.urls for one in found.channels]

@@ -166,12 +166,25 @@ class TestChannels:
         with pytest.raises(UserError, match=r"may not be used: conda's setting .*\.condarc, line 1\) forbids it"):
             make("tool", channels=[there, "nodefaults"])
 
-    def test_are_constrained_by_pins_and_begin_with_default_packages(self, make, channel, home):
+    def test_are_constrained_by_pins_and_begin_with_default_packages(self, make, channel, home, monkeypatch):
         there = channel("mine", "tool=1.0", "tool=2.0", "other=1.0")
         (home / ".condarc").write_text("pinned_packages: [tool<2]\ncreate_default_packages: [other]\n")
         environment = make("tool", channels=[there, "nodefaults"])
         assert content(environment) == "1.0 mine"
         assert content(environment, "other") == "1.0 mine"
+        monkeypatch.setenv("CONDA_IGNORE_PINNED", "true")
+        monkeypatch.setenv("CONDA_USE_LOCAL", "false")
+        assert content(make("tool", channels=[there, "nodefaults"])) == "2.0 mine"
+
+    @pytest.mark.parametrize(("limit", "admits"), [("2999-01-01", True), ("2020-01-01", False), ("7d", False)])
+    def test_may_be_held_to_packages_of_some_age(self, make, channel, monkeypatch, limit, admits):
+        there = channel("mine", "tool=1.0")  # of this moment
+        monkeypatch.setenv("CONDA_EXCLUDE_NEWER", limit)
+        if admits:
+            assert content(make("tool", channels=[there, "nodefaults"])) == "1.0 mine"
+        else:
+            with pytest.raises(EnvironmentBuildError, match="tool"):
+                make("tool", channels=[there, "nodefaults"])
 
 
 class TestASettingThatCannotBeKept:
@@ -184,6 +197,10 @@ class TestASettingThatCannotBeKept:
             "track_features: [mkl]",
             "client_ssl_cert: /me.pem",
             "repodata_fns: [my.json]",
+            "use_local: true",
+            "exclude_newer_package: {tool: 7d}",
+            "override_virtual_packages: {__cuda: '12'}",
+            "channel_settings: [{channel: x, exclude_newer: 7d}]",
         ],
     )
     def test_is_refused_by_name_and_place(self, make, channel, home, setting):

@@ -16,6 +16,7 @@ import time
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -40,6 +41,7 @@ class Request:
         priority: "strict", "flexible" or "disabled".
         explicit: address, md5 and sha256 of each package of a list that leaves nothing to solve.
         accesses: address, what is asked instead of it, and user and password, where needed.
+        newest: how new a package may be: "until", in seconds since the epoch, or "age", in seconds; None for any.
         verify: whether certificates of servers are checked.
         offline: whether only what is in the cache may be used.
         retries: how often a request is repeated.
@@ -55,6 +57,7 @@ class Request:
     priority: str
     explicit: list[tuple[str, str | None, str | None]] | None
     accesses: list[tuple[str, list[str], tuple[str, str] | None]]
+    newest: tuple[str, float] | None = None
     verify: bool = True
     offline: bool = False
     retries: int = 3
@@ -155,6 +158,8 @@ async def _solved(request: Request, specs: list[MatchSpec], platform: Subdir, cl
             virtual_packages=virtual,
             channel_priority=ChannelPriority[request.priority.capitalize()],
             constraints=[_specification(text, "conda's setting pinned_packages") for text in request.constraints],
+            exclude_newer=_newest(request),
+            timestamp_policy="allow-missing",  # conda takes packages that do not say when they were made
             # Only what is configured: a channel must not bring in another one by itself.
             channel_relations="disabled",
             add_pip_as_python_dependency=request.add_pip,
@@ -163,6 +168,13 @@ async def _solved(request: Request, specs: list[MatchSpec], platform: Subdir, cl
         raise Refused("solve", str(error)) from None
     except (GatewayError, FetchRepoDataError, OSError) as error:
         raise Refused("install", str(error)) from None
+
+
+def _newest(request: Request) -> datetime | timedelta | None:
+    if request.newest is None:
+        return None
+    kind, seconds = request.newest
+    return timedelta(seconds=seconds) if kind == "age" else datetime.fromtimestamp(seconds, timezone.utc)
 
 
 def _sources(request: Request) -> list[Channel | MultiSource]:

@@ -23,6 +23,7 @@ _TRUE: Final = ("true", "yes", "on", "y", "1")
 _FALSE: Final = ("false", "no", "off", "n", "0", "none")
 _PRIORITIES: Final = ("strict", "flexible", "disabled")
 _PLACED: Final = re.compile(r"#!(top|bottom)\b")
+_DURATION: Final = re.compile(r"^P?(?:(\d+)W)?(?:(\d+)D)?T?(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?$", re.IGNORECASE)
 _REFERENCE: Final = re.compile(r"\$(?:(\w+)|\{([^}]+)\})")
 
 
@@ -99,6 +100,37 @@ class CondaSettings:
             )
         return word
 
+    def pins(self) -> tuple[str, ...]:
+        """Specifications that a package must satisfy if it is installed at all."""
+        return () if self.switch("ignore_pinned", False) else tuple(str(one) for one in self.items("pinned_packages"))
+
+    def newest(self) -> tuple[str, float] | None:
+        """How new a package may be (`exclude_newer`): "until", in seconds since the epoch, or "age", in seconds.
+
+        Raises:
+            UserError: it is none of the forms that conda knows.
+        """
+        text = self.text("exclude_newer", "").strip()
+        if not text:
+            return None
+        if text.isdigit():
+            return "age", float(text)
+        if (match := _DURATION.match(text)) and any(match.groups()):
+            weeks, days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+            return "age", ((weeks * 7 + days) * 24 + hours) * 3600.0 + minutes * 60 + seconds
+        from datetime import datetime, timedelta, timezone
+
+        try:
+            moment = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text))
+        except ValueError:
+            origin = self.settings["exclude_newer"].origin
+            raise UserError(
+                f"conda's setting exclude_newer ({origin}) must be a date, a time such as 2026-04-01T12:00:00Z or an "
+                f"age such as 7d; got {text!r}."
+            ) from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+        return "until", (moment + timedelta(days=1 if len(text) == len("2026-04-01") else 0)).timestamp()
+
     def refuse(self) -> None:
         """See to it that nothing is lost.
 
@@ -107,10 +139,19 @@ class CondaSettings:
         """
         for name, (harmless, remedy) in REFUSED.items():
             setting = self.settings.get(name)
-            if setting is not None and setting.value not in harmless:
+            if setting is None or setting.value in harmless:
+                continue
+            if not (False in harmless and str(setting.value).lower() in _FALSE):
                 raise UserError(
                     f"conda's setting {name} ({setting.origin}) changes what is installed and cannot be kept by "
                     f"py-rattler: {remedy}. Remove it from the file or the environment."
+                )
+        for one in self.items("channel_settings"):
+            if isinstance(one, dict) and one.get("exclude_newer") is not None:
+                origin = self.settings["channel_settings"].origin
+                raise UserError(
+                    f"conda's setting channel_settings ({origin}) limits how new the packages of one channel may be, "
+                    "which py-rattler cannot keep. Set `exclude_newer` for all channels."
                 )
 
 
