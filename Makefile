@@ -5,6 +5,7 @@ PYTHON ?= python3
 .DEFAULT_GOAL := test
 
 test: .nox/bootstrap/ready
+	scripts/system-packages.sh
 	.nox/bootstrap/bin/nox
 
 constraints: .nox/bootstrap/ready
