@@ -155,6 +155,10 @@ class TestChannels:
         assert urls("conda-forge") == [("https://conda.anaconda.org/conda-forge",)]
         assert urls("nodefaults") == []
 
+    def test_of_a_group_can_be_named_by_themselves(self):
+        assert urls("pkgs/main") == [("https://repo.anaconda.com/pkgs/main",)]
+        assert urls("pkgs/other") == [("https://conda.anaconda.org/pkgs/other",)]
+
     def test_of_a_specification_are_added_and_put_in_as_addresses(self):
         found = conda_channels(
             ["a"], ["b::x=1", "y[channel=c]", "defaults::z", "a/linux-64::w"], CondaSettings(), Path("/"), {}

@@ -27,7 +27,7 @@ __all__ = [
 
 _ALIAS: Final = "https://conda.anaconda.org"
 _DEFAULTS: Final = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
-_CUSTOM: Final = {"pkgs": "https://repo.anaconda.com"}
+_CUSTOM: Final = {"pkgs/pro": "https://repo.anaconda.com"}
 _TOKEN: Final = re.compile(r"(?<=://)([^\s]*?)/t/([^/\s]+)(?=/|$)")
 _NAMED: Final = re.compile(r"^(?P<channel>[^\s\[]+?)(?:/(?P<subdir>[a-z0-9-]+))?::")
 _BRACKETED: Final = re.compile(r"\bchannel\s*=\s*(['\"]?)([^'\",\]\s]+)\1")
@@ -174,9 +174,12 @@ class _Resolution:
         self.settings = settings
         self.directory = directory
         self.alias = settings.text("channel_alias", _ALIAS)
-        self.custom: dict[str, str] = {**_CUSTOM, **settings.mapping("custom_channels")}
         self.groups: dict[str, Any] = dict(settings.mapping("custom_multichannels"))
         self.groups.setdefault("defaults", settings.items("default_channels") or _DEFAULTS)
+        # What a group holds can be named by itself: `pkgs/main` is where `defaults` says.
+        members = [urlsplit(str(one)) for group in self.groups.values() for one in group if "://" in str(one)]
+        own = {url.path.strip("/"): f"{url.scheme}://{url.netloc}" for url in members}
+        self.custom: dict[str, str] = {**own, **_CUSTOM, **settings.mapping("custom_channels")}
         self.accesses: dict[str, Access] = {}
         self.mirrors = {str(name): value for name, value in settings.mapping("mirrored_channels").items()}
 
