@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-import os
+import shutil
 import ssl
 import subprocess
 
 import pytest
 from conda_world import PLATFORM, CondaServer, Package, clean_conda, index
+from missing import missing
 from package_world import clean_host, wheel
 
 from mlproj_core.environments import build_request, environment_manager
@@ -261,14 +262,10 @@ class TestCredentials:
         assert tokens.seen == []
         assert self.held(tmp_path, environment, make.said, "tk-0123-456") == []
 
-    def test_may_stand_in_the_configuration_with_the_channels_name_in_the_file(self, make, tokens, home):
-        alias = tokens.url().removesuffix("/channel")
+    def test_may_stand_in_the_configuration_by_a_variable(self, make, tokens, home, monkeypatch):
         (home / ".condarc").write_text("channel_alias: ${ALIAS}\n")
-        os.environ["ALIAS"] = alias
-        try:
-            assert content(make("tool", channels=["channel", "nodefaults"])) == "1.0 mine"
-        finally:
-            del os.environ["ALIAS"]
+        monkeypatch.setenv("ALIAS", tokens.url().removesuffix("/channel"))
+        assert content(make("tool", channels=["channel", "nodefaults"])) == "1.0 mine"
 
     def test_may_stand_in_netrc(self, make, server, home):
         netrc = home / ".netrc"
@@ -294,6 +291,8 @@ class TestAnEncryptedChannel:
     @pytest.fixture
     def server(self, channel, tmp_path):
         """A channel with a certificate of our own making."""
+        if shutil.which("openssl") is None:
+            missing("there is no program openssl to make a certificate with: `apt-get install openssl`")
         subprocess.run(
             "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca && "
             "openssl req -newkey rsa:2048 -nodes -keyout key.pem -out leaf.csr -subj /CN=localhost && "
