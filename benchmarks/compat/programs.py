@@ -97,6 +97,7 @@ class Program:
             "HOME": str(self.homes / "home"),
             "TMPDIR": str(self.homes / "tmp"),
             "PIP_CACHE_DIR": str(self.homes / "pip"),
+            "PIP_COMPILE": "0",  # nor does uv
             "UV_CACHE_DIR": str(self.homes / "uv"),
             "MLFLOW_ENV_ROOT": str(self.homes / "envs"),
             "MLPROJ_CACHE_DIR": str(self.homes / "envs"),
