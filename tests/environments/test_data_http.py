@@ -252,6 +252,11 @@ class TestARefusal:
         assert "/unwell cannot be read now: HTTP 503 Service Unavailable (3 tries)." in reason.message
         assert reason.retryable
 
+    def test_shows_no_password_of_a_uri(self, get):
+        message = refusal(get, "https://me:geheim@host/x").message
+        assert message.startswith("https://host/x holds a user or password")
+        assert "geheim" not in message
+
     def test_says_that_nobody_listens(self, get):
         reason = refusal(get, "http://127.0.0.1:1/x")
         assert "http://127.0.0.1:1/x cannot be read: Connection refused" in reason.message

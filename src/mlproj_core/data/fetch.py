@@ -23,6 +23,7 @@ from mlproj_core.data.progress import Progress, amount
 from mlproj_core.data.remote import TRACKED, Download, fault, missing_library, without_query
 from mlproj_core.errand import perform, report_line
 from mlproj_core.status import ReasonCode
+from mlproj_core.tracking.uris import without_credentials
 
 __all__ = ["fetch", "main", "open_store"]
 
@@ -94,7 +95,8 @@ def open_store(uri: str, tracking_uri: str | None = None) -> Store:
         Passing: not now.
     """
     if (why := fault(uri) or missing_library(uri)) is not None:
-        raise failure(f"{without_query(uri)} {why}.")
+        # A store that a tracking server names may have a password in its URI, and is refused for that.
+        raise failure(f"{without_credentials(without_query(uri))[0]} {why}.")
     scheme = urlsplit(uri).scheme
     uri = scheme + uri[len(scheme) :]  # in lower case
     if scheme in TRACKED:
