@@ -40,7 +40,7 @@ GROUPS: dict[str, list[str]] = PYPROJECT["dependency-groups"]
 EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
 BESIDE = ("databricks", "docker", "kubernetes")
 """Extras of mlproj that a worker of Airflow or Prefect has beside the engine, which pins the same libraries."""
-FOUND = ("abfs", "conda", "data", "databricks", "gs", "s3")
+FOUND = ("abfs", "conda", "databricks", "gs", "s3")
 """Extras of mlproj with which projects run as they are found."""
 PREFECT = [
     "prefect==3.9.1; python_version >= '3.11'",
