@@ -67,7 +67,8 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Strict type checks of the core, of the adapter for Airflow, and of the programs beside them."""
-    install(session, *GROUPS["types"], *GROUPS["nox"], *DEPENDENCIES, *AIRFLOW, constraints="airflow")
+    requirements = [*GROUPS["types"], *GROUPS["nox"], *DEPENDENCIES, *EXTRAS["conda"], *AIRFLOW]
+    install(session, *requirements, constraints="airflow")
     session.run("mypy")
     session.run("mypy", "--package=airflow_mlproj")
     session.run("mypy", "noxfile.py", "scripts")
@@ -76,7 +77,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def types_prefect(session: nox.Session) -> None:
     """Strict type checks of the adapter for Prefect."""
-    install(session, *GROUPS["types"], *DEPENDENCIES, *PREFECT, constraints="prefect")
+    install(session, *GROUPS["types"], *DEPENDENCIES, *EXTRAS["conda"], *PREFECT, constraints="prefect")
     session.run("mypy", "--package=prefect_mlproj")
 
 
@@ -177,7 +178,8 @@ def constraints(session: nox.Session) -> None:
     extras = [f"--extra={extra}" for extra in FOUND]
     write_constraints(session, "environments", "pyproject.toml", *groups, "--group=servers", *extras)
     write_constraints(session, "mlflow", listed(session, "mlflow", MLFLOW))
-    engine = [f"--group={group}" for group in ("test", "types", "nox")] + [f"--extra={extra}" for extra in BESIDE]
+    engine = [f"--group={group}" for group in ("test", "types", "nox")]
+    engine += [f"--extra={extra}" for extra in ("conda", *BESIDE)]
     write_constraints(session, "airflow", "pyproject.toml", *engine, listed(session, "airflow", *AIRFLOW))
     write_constraints(session, "prefect", "pyproject.toml", *engine, listed(session, "prefect", *PREFECT))
 
