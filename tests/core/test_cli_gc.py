@@ -144,7 +144,7 @@ class TestWhatIsOld:
         world.environment()
         assert list(gc("--mirrors")) == ["mirrors"]
         assert list(gc("--runs", "--environments")) == ["runs", "environments"]
-        assert list(gc()) == ["runs", "checkouts", "mirrors", "environments"]
+        assert list(gc()) == ["runs", "checkouts", "mirrors", "environments", "packages", "data"]
 
     def test_stays_in_a_dry_run_which_says_what_would_go(self, gc, world):
         run, mirror, slot = world.run(), world.mirror(), world.environment()
