@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from package_world import Build, PackageIndex, clean_host, package, processes_naming, until, wheel
+from package_world import Build, PackageIndex, builders, clean_host, package, processes_naming, until, wheel
 
 from mlproj_core.environments import (
     build_request,
@@ -49,18 +49,9 @@ def index(tmp_path, monkeypatch):
 
 @pytest.fixture
 def build(tmp_path, project):
-    """Starts builders, and ends those that a test leaves."""
-    started = []
-
-    def start(*dependencies, name="build", **variables):
-        request = build_request("uv", Recipe(dependencies=dependencies), project)
-        started.append(Build(tmp_path, request, name, **variables))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.process.kill()
-        one.process.wait()
+    """Starts builders."""
+    with builders(tmp_path) as start:
+        yield lambda *lines, **how: start(build_request("uv", Recipe(dependencies=lines), project), **how)
 
 
 def environments(tmp_path):

@@ -33,11 +33,11 @@ def files(tmp_path):
 class TestTheFiles:
     def test_overrule_each_other_in_condas_order(self, files, tmp_path):
         order = [
-            "root/.condarc", "root/condarc.d/a.yml", "config/conda/.condarc", ".config/conda/condarc",
+            "base/.condarc", "base/condarc.d/a.yml", "config/conda/.condarc", ".config/conda/condarc",
             ".conda/.condarc", ".condarc", "prefix/.condarc", "own.yml",
         ]  # fmt: skip
         variables = {
-            "CONDA_EXE": f"{tmp_path}/root/bin/conda",
+            "CONDA_EXE": f"{tmp_path}/base/bin/conda",
             "XDG_CONFIG_HOME": f"{tmp_path}/config",
             "CONDA_PREFIX": f"{tmp_path}/prefix",
             "CONDARC": f"{tmp_path}/own.yml",

@@ -15,6 +15,7 @@ from protocol_suite import until
 import mlproj_core
 from mlproj_core.backends.local import LocalBackend
 from mlproj_core.backends.local.directory import locate
+from mlproj_core.backends.local.keeping import prune
 from mlproj_core.backends.local.output import Output, OutputReader
 
 
@@ -298,9 +299,9 @@ class TestHouseKeeping:
         world.project_runs("sleep 100")
         run = world.submit()
         until(world.starts)
-        assert not LocalBackend().prune(run.handle)
+        assert not prune(LocalBackend(), run.handle)
         run.cancel()
-        assert LocalBackend().prune(run.handle)
+        assert prune(LocalBackend(), run.handle)
         assert not locate(run.handle).exists()
 
     def test_the_supervisor_is_small_while_the_project_runs(self, world):

@@ -288,7 +288,9 @@ class TestTheLimitOfTheHost:
         assert [run.wait() for run in (working, waiting, free)] == [True] * 3
 
     def test_a_queued_run_is_cancelled_at_once(self, world, gate, host_limit):
-        working, waiting = world.submit(), world.submit()
+        working = world.submit()
+        until(world.starts)  # either could be first else
+        waiting = world.submit()
         until(lambda: is_queued(waiting))
         waiting.cancel()
         assert (waiting.get_status(), waiting.reason.code) == ("KILLED", "cancelled")

@@ -14,6 +14,7 @@ from protocol_suite import until
 import mlproj_core
 from mlproj_core import UserError
 from mlproj_core.backends.local import LocalBackend
+from mlproj_core.backends.local.keeping import prune
 from mlproj_core.tracking import connect
 
 MLPROJECT = """
@@ -100,7 +101,7 @@ class TestARunThatFinished:
 
     def test_is_known_by_mlflow_where_nothing_else_is_left_of_it(self, steps):
         first = steps.run()
-        assert LocalBackend().prune(first.handle)
+        assert prune(LocalBackend(), first.handle)
         again = steps.run()
         assert (again.handle.backend, again.run_id) == ("tracking", first.run_id)
         assert again.wait()

@@ -18,6 +18,7 @@ from relay import Relay
 import mlproj_core
 from mlproj_core.backends import load_backend
 from mlproj_core.backends.local import LocalBackend
+from mlproj_core.backends.local.keeping import prune
 
 WHEEL_BACKEND = """
 import zipfile
@@ -221,7 +222,7 @@ u.urlopen(u.Request(os.environ['MLFLOW_TRACKING_URI'] + '/api/2.0/mlflow/runs/up
         failed = tracked.submit(key=f"{tracked.key}/b")
         failed.wait()
         for run in (finished, failed):
-            assert LocalBackend().prune(run.handle)
+            assert prune(LocalBackend(), run.handle)
         assert finished.get_status() == "FINISHED"
         assert failed.get_status() == "FAILED"
         assert failed.reason.code == "project_code"
@@ -229,7 +230,7 @@ u.urlopen(u.Request(os.environ['MLFLOW_TRACKING_URI'] + '/api/2.0/mlflow/runs/up
     def test_a_key_whose_finished_run_was_pruned_is_not_run_again(self, tracked):
         first = tracked.submit(key=tracked.key)
         assert first.wait()
-        assert LocalBackend().prune(first.handle)
+        assert prune(LocalBackend(), first.handle)
         again = tracked.submit(key=tracked.key)
         assert again.get_status() == "FINISHED"
         assert again.run_id == first.run_id
@@ -239,7 +240,7 @@ u.urlopen(u.Request(os.environ['MLFLOW_TRACKING_URI'] + '/api/2.0/mlflow/runs/up
         tracked.project_runs("exit 1")
         first = tracked.submit(key=tracked.key, turn=1)
         first.wait()
-        assert LocalBackend().prune(first.handle)
+        assert prune(LocalBackend(), first.handle)
         tracked.project_runs("true")
         again = tracked.submit(key=tracked.key, turn=2)
         assert again.wait()
@@ -248,7 +249,7 @@ u.urlopen(u.Request(os.environ['MLFLOW_TRACKING_URI'] + '/api/2.0/mlflow/runs/up
     def test_clearing_a_key_whose_finished_run_was_pruned_runs_it_again(self, tracked):
         first = tracked.submit(key=tracked.key, turn=1)
         assert first.wait()
-        assert LocalBackend().prune(first.handle)
+        assert prune(LocalBackend(), first.handle)
         again = tracked.submit(key=tracked.key, turn=2, fresh_after=1)
         assert again.wait()
         assert tracked.starts() == 2

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conda_world import CondaServer, Package, clean_conda, index
-from package_world import Build, clean_host, processes_naming, until
+from package_world import builders, clean_host, processes_naming, until
 
 from mlproj_core.environments import build_request, environment_manager, list_environments
 from mlproj_core.environments.conda_cache import stored
@@ -44,18 +44,9 @@ def project(tmp_path, server):
 
 @pytest.fixture
 def build(tmp_path, project):
-    """Starts builders, and ends those that a test leaves."""
-    started = []
-
-    def start(name="build"):
-        request = build_request("conda", load_project(project).environment, project)
-        started.append(Build(tmp_path, request, name))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.process.kill()
-        one.process.wait()
+    """Starts builders."""
+    with builders(tmp_path) as start:
+        yield lambda **how: start(build_request("conda", load_project(project).environment, project), **how)
 
 
 def environments(tmp_path):
@@ -66,7 +57,7 @@ def environments(tmp_path):
 class TestBuildsAtOnce:
     def test_ten_processes_that_want_the_same_environment_build_it_once(self, build, server, tmp_path):
         server.hold = "quick-1.0"
-        builds = [build(f"build-{number}") for number in range(10)]
+        builds = [build(name=f"build-{number}") for number in range(10)]
         assert server.held.wait(60)
         until(lambda: sum("waiting for environment" in one.log() for one in builds) == 9, 60)
         server.release.set()
@@ -122,7 +113,7 @@ class TestABuildCutOff:
         assert not list((tmp_path / "cache" / "envs").glob(f"*/{MARKER_NAME}"))
         assert not one.result_path.exists()
         assert environment_manager("conda").find(load_project(project).environment, project) is None
-        status, answer = build("again").wait(60)
+        status, answer = build(name="again").wait(60)
         assert status == 0
         assert not answer["environment"]["hit"]
         assert len(environments(tmp_path)) == 1

@@ -6,16 +6,12 @@ import os
 import shutil
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
-from data_world import DataServer
+from data_world import DataServer, Fetched
 from missing import missing
 
 from mlproj_core.data.cache import Slot, stored
-from mlproj_core.data.fetch import fetch
-from mlproj_core.data.remote import Download
-from mlproj_core.errors import DataError
 from mlproj_core.housekeeping import collect
 
 CONTENT = os.urandom(1 << 20) * 3
@@ -46,25 +42,7 @@ def surroundings(tmp_path, monkeypatch):
 
 @pytest.fixture
 def get(tmp_path):
-    """Fetches a URL as a run does; the file it became."""
-    said = []
-
-    def get(url, name="train.csv"):
-        path = tmp_path / "storage" / "k" / "param_0" / name
-        return Path(fetch(Download("data", url, str(path)), said.append)["path"])
-
-    get.said = said
-    get.home = tmp_path / "storage"
-    return get
-
-
-def refusal(get, url):
-    """The error, when nothing is left where the file was to be."""
-    with pytest.raises(DataError) as caught:
-        get(url)
-    assert not (get.home / "k").exists()
-    assert str(caught.value) == caught.value.reason.message
-    return caught.value.reason
+    return Fetched(tmp_path / "storage")
 
 
 def collected(older_than):
@@ -117,7 +95,7 @@ class TestADownload:
         assert any("no byte came in time" in line for line in get.said)
 
     def test_is_given_up_when_it_gets_no_farther(self, server, get, tmp_path):
-        reason = refusal(get, server.serve("/stuck", CONTENT, cuts=[10] * 50))
+        reason = get.refusal(server.serve("/stuck", CONTENT, cuts=[10] * 50))
         assert reason.retryable
         assert "was cut after" in reason.message
         assert "3 tries" in reason.message
@@ -125,7 +103,7 @@ class TestADownload:
         assert len(list((tmp_path / "cache").rglob("part"))) == 1  # the next run goes on with it
 
     def test_that_nobody_can_go_on_with_leaves_nothing(self, server, get, tmp_path):
-        refusal(get, server.serve("/stuck2", CONTENT, cuts=[10] * 50, etag=None))
+        get.refusal(server.serve("/stuck2", CONTENT, cuts=[10] * 50, etag=None))
         assert not list((tmp_path / "cache").rglob("part"))
 
     def test_waits_as_long_as_the_server_asks_for(self, server, get):
@@ -135,7 +113,7 @@ class TestADownload:
         assert time.monotonic() - began >= 1
 
     def test_that_says_it_is_longer_than_it_is_is_refused(self, server, get):
-        reason = refusal(get, server.serve("/liar", CONTENT, etag=None, length=len(CONTENT) + 5))
+        reason = get.refusal(server.serve("/liar", CONTENT, etag=None, length=len(CONTENT) + 5))
         assert f"was cut after {len(CONTENT)} of {len(CONTENT) + 5} bytes" in reason.message
 
     def test_without_a_length_lasts_until_the_connection_ends(self, server, get):
@@ -156,11 +134,11 @@ class TestADownload:
 
     def test_that_is_packed_badly_is_refused(self, server, get):
         url = server.serve("/badly", gzip.compress(CONTENT)[:-9] + b"123456789", headers={"Content-Encoding": "gzip"})
-        assert "cannot be unpacked" in refusal(get, url).message
+        assert "cannot be unpacked" in get.refusal(url).message
 
     def test_packed_in_another_way_is_refused(self, server, get):
         url = server.serve("/brotli", CONTENT, headers={"Content-Encoding": "br"})
-        assert "is sent in the coding 'br', though it was asked for as it is" in refusal(get, url).message
+        assert "is sent in the coding 'br', though it was asked for as it is" in get.refusal(url).message
 
     def test_tells_how_far_it_is(self, server, get, monkeypatch):
         monkeypatch.setattr("mlproj_core.data.progress.INTERVAL", 0.2)
@@ -201,7 +179,7 @@ class TestARedirect:
         assert get(server.serve("/moved", location="/kept", login=login)).read_bytes() == CONTENT
 
     def test_to_a_local_file_is_refused(self, server, get):
-        assert "cannot be read" in refusal(get, server.serve("/trap", location="file:///etc/passwd")).message
+        assert "cannot be read" in get.refusal(server.serve("/trap", location="file:///etc/passwd")).message
 
 
 class TestTls:
@@ -229,7 +207,7 @@ class TestTls:
         assert get(server.serve("/x", CONTENT)).read_bytes() == CONTENT
 
     def test_is_not_trusted_by_itself(self, secure, get):
-        reason = refusal(get, secure[0].serve("/x", CONTENT))
+        reason = get.refusal(secure[0].serve("/x", CONTENT))
         assert "is not trusted: self-signed certificate" in reason.message.replace("self signed", "self-signed")
         assert "SSL_CERT_FILE or REQUESTS_CA_BUNDLE" in reason.message
         assert not reason.retryable
@@ -237,28 +215,28 @@ class TestTls:
 
 class TestARefusal:
     def test_says_that_there_is_no_such_file(self, server, get):
-        reason = refusal(get, f"{server.uri}/missing?sig=geheim")
+        reason = get.refusal(f"{server.uri}/missing?sig=geheim")
         assert reason.message == f"{server.uri}/missing does not exist: HTTP 404 Not Found. Check the URI."
         assert not reason.retryable
 
     def test_says_where_a_login_belongs(self, server, get):
-        reason = refusal(get, server.serve("/private", CONTENT, login="Basic x"))
+        reason = get.refusal(server.serve("/private", CONTENT, login="Basic x"))
         assert "may not be read: HTTP 401 Unauthorized. It was asked for by an anonymous user" in reason.message
         assert "~/.netrc (machine 127.0.0.1 login USER password PASSWORD)" in reason.message
         assert not reason.retryable
 
     def test_after_tries_says_what_the_server_said_last(self, server, get):
-        reason = refusal(get, server.serve("/unwell", CONTENT, statuses=[500, 502, 503]))
+        reason = get.refusal(server.serve("/unwell", CONTENT, statuses=[500, 502, 503]))
         assert "/unwell cannot be read now: HTTP 503 Service Unavailable (3 tries)." in reason.message
         assert reason.retryable
 
     def test_shows_no_password_of_a_uri(self, get):
-        message = refusal(get, "https://me:geheim@host/x").message
+        message = get.refusal("https://me:geheim@host/x").message
         assert message.startswith("https://host/x holds a user or password")
         assert "geheim" not in message
 
     def test_says_that_nobody_listens(self, get):
-        reason = refusal(get, "http://127.0.0.1:1/x")
+        reason = get.refusal("http://127.0.0.1:1/x")
         assert "http://127.0.0.1:1/x cannot be read: Connection refused" in reason.message
         assert reason.retryable
 
@@ -269,7 +247,7 @@ class TestARefusal:
 
     def test_of_the_disk_comes_before_the_download(self, server, get):
         url = server.serve("/huge", b"", length=1 << 60)
-        reason = refusal(get, url)
+        reason = get.refusal(url)
         assert "has no room for" in reason.message
         assert "MLPROJ_CACHE_DIR" in reason.message
         assert reason.retryable
@@ -295,7 +273,7 @@ class TestARefusal:
 
         append = Slot.append
         monkeypatch.setattr(Slot, "append", lambda slot: Full(append(slot)))
-        reason = refusal(get, server.serve(f"/full{number}", CONTENT))
+        reason = get.refusal(server.serve(f"/full{number}", CONTENT))
         assert "has no room for" in reason.message
         assert not list((tmp_path / "cache").rglob("part"))
 
@@ -336,7 +314,7 @@ class TestTheCache:
         url = server.serve("/withdrawn", CONTENT)
         get(url)
         server.serve("/withdrawn", CONTENT, login="Basic x")
-        assert "may not be read" in refusal(get, url).message
+        assert "may not be read" in get.refusal(url).message
 
     def test_fetches_anew_what_was_cut_short_on_disk(self, server, get, tmp_path):
         url = server.serve("/damaged", CONTENT)

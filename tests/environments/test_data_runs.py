@@ -15,7 +15,7 @@ from protocol_suite import until
 import mlproj_core
 from mlproj_core.backends.local import LocalBackend
 from mlproj_core.backends.local.directory import locate
-from mlproj_core.backends.local.keeping import runs
+from mlproj_core.backends.local.keeping import prune, runs
 from mlproj_core.errors import ExecutionException, InvalidParameters, UserError
 from mlproj_core.handle import key_digest
 from mlproj_core.housekeeping import collect
@@ -187,9 +187,9 @@ class TestARun:
             runs.append(world.submit(key="k", turn=turn, parameters={"data": url}))
             runs[-1].wait()
         place = world.state / "data" / key_digest("k")
-        assert LocalBackend().prune(runs[0].handle)
+        assert prune(LocalBackend(), runs[0].handle)
         assert place.exists()
-        assert LocalBackend().prune(runs[1].handle)
+        assert prune(LocalBackend(), runs[1].handle)
         assert not place.exists()
 
 

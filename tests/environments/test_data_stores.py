@@ -11,14 +11,13 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
+from data_world import Fetched
 from missing import missing
 from mlflow_world import free_port
 
 from mlproj_core.data import buckets, dbfs
 from mlproj_core.data.cache import Slot
 from mlproj_core.data.content import checked_name
-from mlproj_core.data.fetch import fetch
-from mlproj_core.data.remote import Download, basename
 from mlproj_core.errors import DataError
 
 CONTENT = os.urandom(1 << 20) * 3
@@ -37,24 +36,7 @@ def surroundings(tmp_path, monkeypatch):
 
 @pytest.fixture
 def get(tmp_path):
-    """Fetches a URI as a run does; the file or directory it became."""
-    said = []
-
-    def get(uri):
-        path = tmp_path / "storage" / "k" / "param_0" / basename(uri)
-        return Path(fetch(Download("data", uri, str(path)), said.append)["path"])
-
-    get.said = said
-    get.home = tmp_path / "storage"
-    return get
-
-
-def refusal(get, uri):
-    """Why there is nothing, when nothing is left where it was to be."""
-    with pytest.raises(DataError) as caught:
-        get(uri)
-    assert not (get.home / "k").exists()
-    return caught.value.reason
+    return Fetched(tmp_path / "storage")
 
 
 def tree(directory):
@@ -145,37 +127,37 @@ class TestAnObject:
                 yield chunk
 
         monkeypatch.setattr(buckets._Bucket, "_chunks", change)
-        reason = refusal(get, "s3://data/x")
+        reason = get.refusal("s3://data/x")
         assert reason.retryable
         assert get("s3://data/x").read_bytes() == CONTENT[::-1]
 
     def test_that_is_not_there_is_refused(self, s3, get):
-        assert refusal(get, "s3://data/none").message == (
+        assert get.refusal("s3://data/none").message == (
             "s3://data/none does not exist: there is no such object, and none below it. Check the URI."
         )
 
     def test_whose_name_fsspec_reads_as_several_is_refused(self, s3, get):
-        assert "has a :: in its path" in refusal(get, "s3://data/x::file:///etc/passwd").message
+        assert "has a :: in its path" in get.refusal("s3://data/x::file:///etc/passwd").message
 
     def test_is_found_by_a_scheme_in_capitals(self, s3, get):
         s3.put_object(Bucket="data", Key="x", Body=b"x")
         assert get("S3://data/x").read_bytes() == b"x"
 
     def test_in_a_bucket_that_is_not_there_is_refused(self, s3, get):
-        assert "s3://nowhere/x does not exist" in refusal(get, "s3://nowhere/x").message
+        assert "s3://nowhere/x does not exist" in get.refusal("s3://nowhere/x").message
 
     def test_without_credentials_is_refused(self, s3, get, monkeypatch):
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        reason = refusal(get, "s3://data/x")
+        reason = get.refusal("s3://data/x")
         assert "cannot be read without credentials" in reason.message
         assert not reason.retryable
 
     def test_of_a_store_that_is_down_may_be_there_later(self, s3, get, monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        reason = refusal(get, "s3://data/x")
+        reason = get.refusal("s3://data/x")
         assert reason.retryable
         assert "127.0.0.1:1" in reason.message
 
@@ -206,13 +188,13 @@ class TestAPrefix:
     def test_with_a_name_that_leads_out_is_refused(self, s3, get, name, tmp_path):
         s3.put_object(Bucket="data", Key="set/good", Body=b"")
         s3.put_object(Bucket="data", Key=f"set/{name}", Body=b"")
-        assert "cannot be a file's path in a directory" in refusal(get, "s3://data/set/").message
+        assert "cannot be a file's path in a directory" in get.refusal("s3://data/set/").message
         assert not list(tmp_path.rglob("evil"))
 
     def test_that_no_disk_can_hold_is_refused(self, s3, get):
         for name in ("set/a", "set/a/b"):
             s3.put_object(Bucket="data", Key=name, Body=b"")
-        assert "'a' is a file and a directory in the store" in refusal(get, "s3://data/set/").message
+        assert "'a' is a file and a directory in the store" in get.refusal("s3://data/set/").message
 
     def test_is_there_as_a_whole_or_not_at_all(self, s3, get, monkeypatch):
         for number in range(30):
@@ -225,7 +207,7 @@ class TestAPrefix:
             yield from chunks(store, item, start)
 
         monkeypatch.setattr(buckets._Bucket, "_chunks", fail)
-        assert refusal(get, "s3://data/set/").message == "s3://data/set/7 is out of reach"
+        assert get.refusal("s3://data/set/").message == "s3://data/set/7 is out of reach"
 
 
 class TestGoogleCloudStorage:
@@ -259,7 +241,7 @@ class TestGoogleCloudStorage:
         assert tree(get("gs://data/set")) == files
         assert get("gs://data/set/below/b.csv").read_bytes() == CONTENT
         assert "from the cache" in get.said[-1]
-        assert "gs://data/none does not exist" in refusal(get, "gs://data/none").message
+        assert "gs://data/none does not exist" in get.refusal("gs://data/none").message
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/", "/a", "a/../b", "a\0b"])
@@ -391,23 +373,23 @@ class TestAnArtifact:
         ],
     )
     def test_that_is_not_there_is_refused(self, logged, get, uri, why):
-        reason = refusal(get, uri.format(**logged))
+        reason = get.refusal(uri.format(**logged))
         assert why in reason.message
         assert not reason.retryable
 
     def test_of_a_server_that_is_down_may_be_there_later(self, get, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
         monkeypatch.setattr("mlproj_core.data.artifacts.PATIENCE", 0.1)
-        reason = refusal(get, "runs:/0123456789abcdef0123456789abcdef/x")
+        reason = get.refusal("runs:/0123456789abcdef0123456789abcdef/x")
         assert reason.retryable
         assert "The tracking server http://127.0.0.1:1 cannot be reached" in reason.message
 
     def test_of_the_proxy_without_a_server_is_refused(self, get, monkeypatch):
         monkeypatch.setenv("MLPROJ_TRACKING", "off")
         monkeypatch.delenv("MLFLOW_TRACKING_URI")
-        assert "Set MLFLOW_TRACKING_URI to that server's address" in refusal(get, "mlflow-artifacts:/x").message
-        assert "runs are not tracked here. Set MLFLOW_TRACKING_URI" in refusal(get, "runs:/1/x").message
-        assert "Set MLFLOW_TRACKING_URI" in refusal(get, "models:/m/1").message
+        assert "Set MLFLOW_TRACKING_URI to that server's address" in get.refusal("mlflow-artifacts:/x").message
+        assert "runs are not tracked here. Set MLFLOW_TRACKING_URI" in get.refusal("runs:/1/x").message
+        assert "Set MLFLOW_TRACKING_URI" in get.refusal("models:/m/1").message
 
 
 class TestAnArtifactBehindTheServer:
@@ -449,9 +431,9 @@ class TestAnArtifactBehindTheServer:
         (root / "in" / "x.csv").write_bytes(CONTENT)
         assert get(f"runs:/{run.run_id}/in/x.csv").read_bytes() == CONTENT
         assert tree(get(f"runs:/{run.run_id}/in")) == {"x.csv": CONTENT}
-        assert "does not exist on this host" in refusal(get, f"runs:/{run.run_id}/y").message
+        assert "does not exist on this host" in get.refusal(f"runs:/{run.run_id}/y").message
         (root / "in" / "link").symlink_to("/etc/passwd")
-        assert "holds a link that leads out of" in refusal(get, f"runs:/{run.run_id}/in").message
+        assert "holds a link that leads out of" in get.refusal(f"runs:/{run.run_id}/in").message
 
 
 def test_the_artifacts_of_a_database_are_found_through_mlflow(mlflow_python, mlflow_environment, tmp_path):
@@ -589,15 +571,15 @@ class TestDbfs:
         assert starts == [0, 1 << 20]
 
     def test_refuses_what_is_not_there(self, workspace, get):
-        assert "dbfs:/none does not exist in http://127.0.0.1" in refusal(get, "dbfs:/none").message
+        assert "dbfs:/none does not exist in http://127.0.0.1" in get.refusal("dbfs:/none").message
 
     def test_refuses_who_may_not(self, workspace, get, monkeypatch):
         monkeypatch.setenv("DATABRICKS_TOKEN", "wrong")
-        reason = refusal(get, "dbfs:/x")
+        reason = get.refusal("dbfs:/x")
         assert "dbfs:/x may not be read in http://127.0.0.1" in reason.message
         assert not reason.retryable
 
     def test_needs_a_workspace(self, get, monkeypatch, workspace):
         monkeypatch.delenv("DATABRICKS_HOST")
         monkeypatch.delenv("DATABRICKS_TOKEN")
-        assert "Set DATABRICKS_HOST and DATABRICKS_TOKEN" in refusal(get, "dbfs:/x").message
+        assert "Set DATABRICKS_HOST and DATABRICKS_TOKEN" in get.refusal("dbfs:/x").message

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from missing import missing
-from package_world import Build, PackageIndex, clean_host, package, processes_naming, until, wheel
+from package_world import PackageIndex, builders, clean_host, package, processes_naming, until, wheel
 
 from mlproj_core.environments import build_request, environment_manager, list_environments, prune_environments
 from mlproj_core.environments.environment import MARKER_NAME
@@ -65,18 +65,9 @@ def project(tmp_path):
 
 @pytest.fixture
 def build(tmp_path, project):
-    """Starts builders, and ends those that a test leaves."""
-    started = []
-
-    def start(*dependencies, name="build", **variables):
-        request = build_request("virtualenv", Recipe(dependencies=dependencies), project)
-        started.append(Build(tmp_path, request, name, **variables))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.process.kill()
-        one.process.wait()
+    """Starts builders."""
+    with builders(tmp_path) as start:
+        yield lambda *lines, **how: start(build_request("virtualenv", Recipe(dependencies=lines), project), **how)
 
 
 def ensure(recipe, directory, said=None):

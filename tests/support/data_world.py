@@ -1,4 +1,4 @@
-"""A web server that does to a download whatever servers and networks do."""
+"""What fetches data as a run does, and a web server that does to a download whatever servers and networks do."""
 
 import hashlib
 import ssl
@@ -7,6 +7,38 @@ import time
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from mlproj_core.data.fetch import fetch
+from mlproj_core.data.remote import Download, basename
+from mlproj_core.errors import DataError
+
+
+class Fetched:
+    """Called with a URI, fetches it as a run does: the file or directory that it became.
+
+    Attributes:
+        home: where everything is put.
+        said: the lines that were reported.
+    """
+
+    def __init__(self, home):
+        self.home = home
+        self.said = []
+
+    def __call__(self, uri, name=None):
+        path = self.home / "k" / "param_0" / (name or basename(uri))
+        return Path(fetch(Download("data", uri, str(path)), self.said.append)["path"])
+
+    def refusal(self, uri):
+        """Why there is nothing, when nothing is left where it was to be."""
+        with pytest.raises(DataError) as caught:
+            self(uri)
+        assert not (self.home / "k").exists()
+        assert str(caught.value) == caught.value.reason.message
+        return caught.value.reason
 
 
 @dataclass

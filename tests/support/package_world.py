@@ -200,6 +200,21 @@ class Build:
         return status, json.loads(self.result_path.read_text())
 
 
+@contextlib.contextmanager
+def builders(directory):
+    """Starts builders, given what `Build` is given; ends those that a test leaves."""
+    started = []
+
+    def start(request, name="build", **variables):
+        started.append(Build(directory, request, name, **variables))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
 def until(true, seconds=10.0):
     """Wait until a condition holds, and return what it gave."""
     deadline = time.monotonic() + seconds

@@ -176,4 +176,4 @@ class _Local(Store):
 
     def open(self, item: Item, known: Known) -> Body | None:
         """Never called: what is on this host is copied from where it is."""
-        raise NotImplementedError
+        raise AssertionError(f"{item.name} is on this host, and copied from where it is")

@@ -6,14 +6,14 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlproj_core.backends.backend import Sighting, State
-from mlproj_core.backends.local.directory import RunDirectory, locate, reference
+from mlproj_core.backends.local.directory import TRIMMED, RunDirectory, locate, reference
 from mlproj_core.backends.local.hold import LocalHold, cut_tether, tether_of
 from mlproj_core.backends.local.output import OutputReader, tail
 from mlproj_core.backends.local.processes import descendants, kill
@@ -44,14 +44,6 @@ STARTING_PATIENCE = 120.0
 
 FAREWELL = 1.0
 """Seconds to wait for a supervisor that has recorded the end and is about to go itself, a matter of milliseconds."""
-
-TRIMMED = "trimmed"
-"""Name of the file in a run directory that says that something of it was deleted to make room."""
-
-ESSENTIALS = frozenset(
-    {"claim.json", "record.json", "end.json", "result.json", "settled", "cancel", "lock", "supervisor.json", TRIMMED}
-)
-"""The files of a run that is over by which it is judged, and what it left for those who come after it."""
 
 BURIAL_GRACE = 2.0
 """Seconds between TERM and KILL for what outlived its supervisor."""
@@ -383,55 +375,6 @@ class LocalBackend:
             directory.write("settled", {"at": time.time()})
         cut_tether(directory.path)
 
-    def prune(self, handle: RunHandle) -> bool:
-        """Delete an attempt that is over and settled, the last of a key with its data; False if it may not be."""
-        from mlproj_core.housekeeping import delete
-
-        directory = locate(handle)
-        try:
-            with directory.alone() as alone:
-                sighting = self.look(handle)
-                delivered = sighting.settled or sighting.record is None or not sighting.record.tracked
-                if not alone or sighting.state is not State.ENDED or not delivered:
-                    return False
-                doomed = directory.path.parent / f".pruned-{os.urandom(8).hex()}"
-                directory.path.rename(doomed)  # at once, so that no one finds half of it
-        except FileNotFoundError:  # another pruning was first
-            return True
-        delete(doomed)
-        try:
-            directory.path.parent.rmdir()
-        except OSError:
-            return True  # other attempts of the key remain
-        for place in data_of(handle, sighting.claim):
-            delete(place)
-        return True
-
-    def trim(self, handle: RunHandle, only: Collection[str] | None = None) -> bool:
-        """Delete what an attempt that is over takes room with; its end stays. False if it lives, or is being read.
-
-        Args:
-            handle: the attempt.
-            only: names in its directory; None for all but `ESSENTIALS`, and the data of its key if it is the newest.
-        """
-        from mlproj_core.housekeeping import delete
-
-        directory = locate(handle)
-        try:
-            with directory.alone() as alone:
-                if not alone or not directory.has("end.json"):
-                    return False
-                (directory.path / TRIMMED).touch()  # before anything is missed
-                for path in directory.path.iterdir():
-                    if (path.name in only) if only is not None else (path.name not in ESSENTIALS):
-                        delete(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-                if only is None and handle.attempt == max(self._attempts(handle.key)):
-                    for place in data_of(handle, self.look(handle).claim):
-                        delete(place)
-        except FileNotFoundError:  # it was pruned meanwhile
-            return True
-        return True
-
     # -- inside
 
     def _attempts(self, key: str) -> list[int]:
@@ -475,13 +418,6 @@ def _output_directory(handle: RunHandle) -> str | None:
     except FileNotFoundError:
         return None
     return str(directory)
-
-
-def data_of(handle: RunHandle, claim: Claim | None) -> set[Path]:
-    """The directories of what was fetched for the attempts of a key, which share them; none where nothing was."""
-    downloads = claim.request.get("downloads", ()) if claim is not None else ()
-    places = {Path(download["path"]).parents[1] for download in downloads}
-    return {place for place in places if place.name == key_digest(handle.key) and place.is_dir()}
 
 
 def end_survivors(handle: RunHandle) -> None:

@@ -14,7 +14,10 @@ from typing import Any
 from mlproj_core.errors import ContactLost
 from mlproj_core.handle import RunHandle, key_digest
 
-__all__ = ["RunDirectory", "boot_id", "host_name", "locate", "reference", "state_id"]
+__all__ = ["TRIMMED", "RunDirectory", "boot_id", "host_name", "locate", "reference", "state_id"]
+
+TRIMMED = "trimmed"
+"""Name of the file in a run directory that says that something of it was deleted to make room."""
 
 
 @cache

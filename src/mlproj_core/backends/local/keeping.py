@@ -7,6 +7,7 @@ end stays here: its directory is trimmed to a few small files, and forgotten aft
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -14,12 +15,13 @@ from functools import partial
 from pathlib import Path
 
 from mlproj_core.backends.backend import Sighting, State
-from mlproj_core.backends.local.backend import ESSENTIALS, LocalBackend, data_of
-from mlproj_core.backends.local.directory import RunDirectory
-from mlproj_core.handle import RunHandle
+from mlproj_core.backends.local.backend import LocalBackend
+from mlproj_core.backends.local.directory import TRIMMED, RunDirectory, locate
+from mlproj_core.claim import Claim
+from mlproj_core.handle import RunHandle, key_digest
 from mlproj_core.housekeeping import Item, delete, disk_usage
 
-__all__ = ["FORGET_AFTER", "logs", "runs"]
+__all__ = ["FORGET_AFTER", "logs", "prune", "runs", "trim"]
 
 FORGET_AFTER = 365 * 86400.0
 """Seconds for which the end of an attempt that only this host knows is kept."""
@@ -28,6 +30,11 @@ FRESH = 3600.0
 """Seconds for which a half-made directory that nobody has locked is left: it may have been made this moment."""
 
 OUTPUT = ("output", "supervisor.log")
+
+ESSENTIALS = frozenset(
+    {"claim.json", "record.json", "end.json", "result.json", "settled", "cancel", "lock", "supervisor.json", TRIMMED}
+)
+"""The files of a run that is over by which it is judged, and what it left for those who come after it."""
 
 
 def runs(undelivered: Collection[str] = ()) -> Iterator[Item]:
@@ -47,7 +54,7 @@ def runs(undelivered: Collection[str] = ()) -> Iterator[Item]:
         if sighting.state is State.GONE:
             continue
         why = _why_needed(handle, sighting, path, lived_in, undelivered)
-        data = data_of(handle, sighting.claim) if handle.attempt == newest[handle.key] else set[Path]()
+        data = _data_of(handle, sighting.claim) if handle.attempt == newest[handle.key] else set[Path]()
         known_elsewhere = sighting.settled and sighting.record is not None and sighting.record.tracked
         if known_elsewhere or handle.attempt != newest[handle.key]:
             measure = partial(_bytes, path, None, data)
@@ -72,6 +79,62 @@ def logs(undelivered: Collection[str] = ()) -> Iterator[Item]:
         why = _why_needed(handle, sighting, path, (), undelivered)
         measure = partial(disk_usage, path, only=OUTPUT)
         yield Item("logs", handle.tag, _ended(sighting), measure, _trimming(backend, handle, OUTPUT), why)
+
+
+def prune(backend: LocalBackend, handle: RunHandle) -> bool:
+    """Delete an attempt that is over and settled, the last of a key with its data; False if it may not be."""
+    directory = locate(handle)
+    try:
+        with directory.alone() as alone:
+            sighting = backend.look(handle)
+            delivered = sighting.settled or sighting.record is None or not sighting.record.tracked
+            if not alone or sighting.state is not State.ENDED or not delivered:
+                return False
+            doomed = directory.path.parent / f".pruned-{os.urandom(8).hex()}"
+            directory.path.rename(doomed)  # at once, so that no one finds half of it
+    except FileNotFoundError:  # another pruning was first
+        return True
+    delete(doomed)
+    try:
+        directory.path.parent.rmdir()
+    except OSError:
+        return True  # other attempts of the key remain
+    for place in _data_of(handle, sighting.claim):
+        delete(place)
+    return True
+
+
+def trim(backend: LocalBackend, handle: RunHandle, only: Collection[str] | None = None) -> bool:
+    """Delete what an attempt that is over takes room with; its end stays. False if it lives, or is being read.
+
+    Args:
+        backend: where it ran.
+        handle: the attempt.
+        only: names in its directory; None for all but `ESSENTIALS`, and the data of its key if it is the newest.
+    """
+    directory = locate(handle)
+    try:
+        with directory.alone() as alone:
+            if not alone or not directory.has("end.json"):
+                return False
+            (directory.path / TRIMMED).touch()  # before anything is missed
+            for path in directory.path.iterdir():
+                if (path.name in only) if only is not None else (path.name not in ESSENTIALS):
+                    delete(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            newest = backend.find(handle.key)
+            if only is None and newest is not None and newest.attempt == handle.attempt:
+                for place in _data_of(handle, backend.look(handle).claim):
+                    delete(place)
+    except FileNotFoundError:  # it was pruned meanwhile
+        return True
+    return True
+
+
+def _data_of(handle: RunHandle, claim: Claim | None) -> set[Path]:
+    """The directories of what was fetched for the attempts of a key, which share them; none where nothing was."""
+    downloads = claim.request.get("downloads", ()) if claim is not None else ()
+    places = {Path(download["path"]).parents[1] for download in downloads}
+    return {place for place in places if place.name == key_digest(handle.key) and place.is_dir()}
 
 
 def _why_needed(
@@ -102,11 +165,11 @@ def _remove(backend: LocalBackend, handle: RunHandle) -> str | None:
     for path in _path(backend, handle).parent.glob("[0-9]*"):
         if path.name.isdigit() and int(path.name) < handle.attempt:
             return "an earlier attempt of its step is still here"
-    return _done(partial(backend.prune, handle))
+    return _done(partial(prune, backend, handle))
 
 
 def _trimming(backend: LocalBackend, handle: RunHandle, only: Collection[str] | None = None) -> partial[str | None]:
-    return partial(_done, partial(backend.trim, handle, only))
+    return partial(_done, partial(trim, backend, handle, only))
 
 
 def _done(removal: partial[bool]) -> str | None:

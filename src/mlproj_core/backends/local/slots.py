@@ -17,8 +17,8 @@ BLIND_INTERVAL = 0.5
 FIRST_PAUSE, LAST_PAUSE = 0.01, 1.0
 """Seconds to the first look again after a slot was closed, each next one after twice as long; and when to leave off."""
 
-
 TICKET = "ticket-"
+"""How the files begin that say who waits, and since when."""
 
 
 class Slots:

@@ -38,9 +38,9 @@ from mlproj_core.backends.local.processes import (
     kill,
     oom_kills,
     reap,
-    signal_name,
     start_time,
 )
+from mlproj_core.backends.local.words import describe, ended_how, farewell, verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 PR_SET_CHILD_SUBREAPER = 36
 
 READ_BYTES = 65536
-SHELL_MEANINGS = {126: "a command could not be executed", 127: "a command was not found"}
 ENVIRONMENT_MARKER = ".mlproj-complete.json"  # as in mlproj_core.environments.environment, which is too heavy here
 ACTIVATED = '__mlproj_command=$1; shift; . "$0"; exec "$BASH" -c "$__mlproj_command"'
 """Sources the file `$0`, without arguments, and then becomes the bash that the command would have had without it."""
@@ -402,29 +401,13 @@ class Supervisor:
     def outcome_of(self, status: int) -> dict[str, Any]:
         if status == 0:
             return {"status": "FINISHED", "reason": None}
-        if os.WIFSIGNALED(status):
-            number, exit_code = os.WTERMSIG(status), None
-            message = f"the project's process was ended by {signal_name(number)}"
-        else:
-            exit_code = os.WEXITSTATUS(status)
-            # A shell reports the signal that ended its last command as 128 + the signal's number.
-            number = exit_code - 128 if exit_code > 128 else 0
-            message = f"the entry point exited with code {exit_code}"
-            if exit_code in SHELL_MEANINGS:
-                message += f" ({SHELL_MEANINGS[exit_code]})"
-            elif number:
-                message += f" (a process of it was ended by {signal_name(number)})"
-        if number == signal.SIGKILL and oom_kills() > self.oom_kills:
+        message, exit_code, number = verdict(status)
+        killed = number == signal.SIGKILL
+        code = "project_code"
+        if killed and oom_kills() > self.oom_kills:
+            code = "oom"
             message += "; meanwhile the kernel killed a process because memory had run out"
-            return self.outcome("FAILED", "oom", message, retryable=True, exit_code=exit_code, signal=number)
-        return self.outcome(
-            "FAILED",
-            "project_code",
-            message,
-            retryable=number == signal.SIGKILL,
-            exit_code=exit_code,
-            signal=number or None,
-        )
+        return self.outcome("FAILED", code, message, retryable=killed, exit_code=exit_code, signal=number or None)
 
     def outcome(
         self,
@@ -515,27 +498,3 @@ def replace(path: str, text: str) -> None:
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(temporary, path)
-
-
-def ended_how(status: int) -> str:
-    """How a wait status says that a process ended, in words."""
-    if os.WIFSIGNALED(status):
-        return f"was ended by {signal_name(os.WTERMSIG(status))}"
-    return f"exited with code {os.WEXITSTATUS(status)}"
-
-
-def describe(environment: dict[str, Any]) -> str:
-    """An environment in a few words."""
-    return " ".join(filter(None, [environment["manager"], (environment.get("key") or "")[:12]]))
-
-
-def farewell(outcome: dict[str, Any], record: dict[str, Any]) -> list[str]:
-    """The last lines of a run's output: how it ended, and what to type next."""
-    phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in outcome["phases"].items())
-    reason = outcome["reason"]
-    if reason is None:
-        return [f"{outcome['status']} ({phases})"]
-    return [
-        f"{outcome['status']}: {reason['message']} ({reason['code']}; {phases})",
-        f"next: mlproj logs {record['tag']}",
-    ]
