@@ -26,6 +26,7 @@ from mlproj_core.cli.options import size
 from mlproj_core.cli.printing import size as shown
 from mlproj_core.environments.cache import Slot, list_environments
 from mlproj_core.housekeeping import Item, collect, disk_usage
+from mlproj_core.locks import exclusive
 from mlproj_core.sources import fetch
 from mlproj_core.sources.workspace import workspace
 
@@ -310,7 +311,7 @@ class TestWhatIsInUse:
     def test_an_environment_that_is_being_built_stays(self, gc, world):
         slot = world.environment()
         slot.marker.unlink()
-        with slot.building(lambda: None):
+        with exclusive(slot.build_lock, None):
             assert names(gc("--dry-run")["environments"]) == []
             assert names(gc()["environments"]) == []
         assert slot.prefix.exists()

@@ -12,7 +12,6 @@ A new version takes the place of the one before. Whoever reads a file has it ope
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mlproj_core.data.remote import without_query
 from mlproj_core.locations import cache_dir
+from mlproj_core.locks import exclusive
 
 if TYPE_CHECKING:
     from mlproj_core.housekeeping import Item
@@ -62,24 +62,9 @@ class Slot:
         Args:
             waiting: called once when another process holds it, before waiting for it; None not to wait.
         """
-        self._lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        while True:
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if waiting is None:
-                        yield False
-                        return
-                    waiting()
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-                # A lock on a file that was removed meanwhile protects nothing.
-                if self._lock.exists() and os.path.samestat(os.fstat(descriptor), self._lock.stat()):
-                    yield True
-                    return
-            finally:
-                os.close(descriptor)
+        _root().mkdir(parents=True, exist_ok=True, mode=0o700)
+        with exclusive(self._lock, waiting) as lock:
+            yield lock is not None
 
     # -- the whole file
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlproj_core.environments.environment import MARKER_NAME, EnvironmentInfo
 from mlproj_core.locations import cache_dir
+from mlproj_core.locks import exclusive
 
 if TYPE_CHECKING:
     from mlproj_core.housekeeping import Item
@@ -105,7 +106,9 @@ class Slot:
         def waiting() -> None:
             report(f"waiting for environment {self.key[:12]}: another process is building it")
 
-        with self.building(waiting) as lock:
+        # What a killed builder leaves running has inherited the lock: it never meets the next builder in one directory.
+        with exclusive(self.build_lock, waiting) as lock:
+            assert lock is not None  # noqa: S101 - it was waited for
             if self.complete():
                 return False
             try:
@@ -118,29 +121,6 @@ class Slot:
                         self.remove()
                 raise
             return True
-
-    @contextlib.contextmanager
-    def building(self, waiting: Callable[[], None]) -> Iterator[int]:
-        """Hold the exclusive right to build this environment.
-
-        Yields the lock's descriptor. A program that inherits it keeps the right until it has ended too, so that what a
-        killed builder leaves running never meets the next builder in one directory.
-
-        Args:
-            waiting: called once when another process holds the right, before waiting for it.
-        """
-        self.build_lock.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor = os.open(self.build_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                if not _try_exclusive(descriptor):
-                    waiting()
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if _is_same_file(descriptor, self.build_lock):
-                    yield descriptor
-                    return
-            finally:
-                os.close(descriptor)
 
     def mark_complete(self, facts: Mapping[str, Any]) -> None:
         """Write the marker: from now on the environment counts as there."""
@@ -340,14 +320,6 @@ def _try_exclusive(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _is_same_file(descriptor: int, path: Path) -> bool:
-    """Whether a path still names the open file: a lock on one that was removed protects nothing."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _is_locked(path: Path) -> bool:
