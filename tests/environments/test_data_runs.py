@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from data_world import DataServer
-from processes import command, living
 from protocol_suite import until
 
 import mlproj_core
@@ -74,9 +73,9 @@ def outcome(run):
     return LocalBackend().look(run.handle).outcome
 
 
-def fetchers():
-    """Pids of the processes that fetch data."""
-    return [pid for pid, _, _ in living() if "mlproj_core.data.fetch" in command(pid)]
+def fetchers(world):
+    """Pids of the processes of this world that fetch data."""
+    return [pid for pid, command in world.survivors() if b"mlproj_core.data.fetch" in command]
 
 
 def drafts(directory):
@@ -215,7 +214,7 @@ class TestAFetch:
         run = world.submit(key="k", turn=1, parameters={"data": url})
         part = until(lambda: next((tmp_path / "cache").rglob("part"), None))
         until(lambda: part.stat().st_size > 500_000)
-        (fetcher,) = [pid for pid in fetchers() if (world.state / "runs").name in command(pid)]
+        (fetcher,) = fetchers(world)
         os.kill(fetcher, signal.SIGKILL)
         assert not run.wait()
         assert (run.reason.code, run.reason.retryable) == ("data", True)
