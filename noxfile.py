@@ -42,6 +42,8 @@ BESIDE = ("databricks", "docker", "kubernetes")
 """Extras of mlproj that a worker of Airflow or Prefect has beside the engine, which pins the same libraries."""
 FOUND = ("abfs", "conda", "databricks", "gs", "s3")
 """Extras of mlproj with which projects run as they are found."""
+CONTAINERS = ("docker", "kubernetes")
+"""Extras of mlproj with which projects run in containers."""
 PREFECT = [
     "prefect==3.9.1; python_version >= '3.11'",
     "prefect==3.8.8; python_version < '3.11'",  # the last one for Python 3.10
@@ -122,6 +124,14 @@ def environments(session: nox.Session) -> None:
     test(session, "--numprocesses=2", "--dist=loadfile", "tests/environments")
 
 
+@nox.session(requires=["mlflow"])
+def containers(session: nox.Session) -> None:
+    """Test projects in containers, on a real Docker engine and a registry; arguments after `--` go to pytest."""
+    extras = [requirement for extra in CONTAINERS for requirement in EXTRAS[extra]]
+    install(session, *GROUPS["test"], *GROUPS["containers"], *DEPENDENCIES, *extras, constraints="containers")
+    test(session, "--numprocesses=2", "--dist=loadfile", "tests/containers")
+
+
 def found() -> list[str]:
     """What the extras of mlproj require that make further kinds of projects and data run."""
     return [requirement for extra in FOUND for requirement in EXTRAS[extra]]
@@ -172,11 +182,13 @@ def benchmark_prefect(session: nox.Session) -> None:
 @nox.session(default=False)
 def constraints(session: nox.Session) -> None:
     """Write constraints/*.txt anew, with the newest versions that go together."""
-    groups = [f"--group={group}" for group in GROUPS if group != "servers"]
+    groups = [f"--group={group}" for group in GROUPS if group not in ("containers", "servers")]
     session.install(*GROUPS["nox"])
     write_constraints(session, "core", "pyproject.toml", *groups)
     extras = [f"--extra={extra}" for extra in FOUND]
     write_constraints(session, "environments", "pyproject.toml", *groups, "--group=servers", *extras)
+    extras = [f"--extra={extra}" for extra in CONTAINERS]
+    write_constraints(session, "containers", "pyproject.toml", *groups, "--group=containers", *extras)
     write_constraints(session, "mlflow", listed(session, "mlflow", MLFLOW))
     engine = [f"--group={group}" for group in ("test", "types", "nox")]
     engine += [f"--extra={extra}" for extra in ("conda", *BESIDE)]

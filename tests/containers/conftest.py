@@ -1,0 +1,42 @@
+"""A real Docker engine for the tests of each worker, and a real tracking server."""
+
+import tempfile
+
+import pytest
+from docker_world import Registry, standard_engine
+from mlflow_world import mlflow_environment as mlflow_environment
+from mlflow_world import mlflow_python as mlflow_python
+from mlflow_world import mlflow_server as mlflow_server
+
+
+@pytest.fixture(scope="session")
+def shared_engine():
+    """An engine with the standard images; its directory is short, since a socket's path must be."""
+    engine = standard_engine(tempfile.mkdtemp(prefix="mlproj-"))
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def engine(shared_engine, monkeypatch):
+    """The worker's engine as DOCKER_HOST, without containers before and after; logins are in no file of the user's."""
+    monkeypatch.setenv("DOCKER_HOST", shared_engine.host)
+    monkeypatch.setenv("DOCKER_CONFIG", str(shared_engine.directory / "config"))
+    yield shared_engine
+    shared_engine.remove_containers()
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory):
+    """A registry that asks for no login."""
+    registry = Registry(tmp_path_factory.mktemp("registry"))
+    yield registry
+    registry.close()
+
+
+@pytest.fixture(scope="session")
+def closed_registry(tmp_path_factory):
+    """A registry that asks for the login `me` with the password `geheim`."""
+    registry = Registry(tmp_path_factory.mktemp("registry"), login=("me", "geheim"))
+    yield registry
+    registry.close()
