@@ -1,0 +1,1 @@
+"""What a project needs to run in a container, whoever runs it."""
