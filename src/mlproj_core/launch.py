@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlproj_core.claim import Record
+    from mlproj_core.containers import Container
     from mlproj_core.data.remote import Download
+    from mlproj_core.environments.recipe import EnvironmentSpec
     from mlproj_core.sources import Checkout
     from mlproj_core.tracking import NewRun, Tracking
 
@@ -44,8 +46,11 @@ class Launch:
         command: its rendered command, for `bash -c`.
         parameters: the values it was rendered with, the extra ones too, as plain text.
         env_manager: name of the environment manager.
-        environment: `{"ready": …, "request": …}`: an environment known to be ready, and how to make it.
+        environment: `{"ready": …, "request": …}`: an environment known to be ready, and how to make it; None for both
+            where it is made elsewhere, or the project runs in a container.
         downloads: what is fetched for parameters of type path before the command runs.
+        container: what the project asks of its container; None if it asks for none.
+        spec: the environment that the project asks for; None with the environment manager "local".
         tracking: where the MLflow run is recorded.
         new_run: the MLflow run to create.
         run_id: an existing MLflow run to use instead; None to create one.
@@ -75,6 +80,8 @@ class Launch:
     tethered: bool = False
     withhold: Sequence[str] = ()
     downloads: Sequence[Download] = ()
+    container: Container | None = None
+    spec: EnvironmentSpec | None = None
 
     def environment_of(self, caller: Mapping[str, str], record: Record) -> dict[str, str]:
         """The environment of the project's process: the caller's, with what the run adds. It may hold secrets."""

@@ -20,6 +20,7 @@ from mlproj_core.runs import SubmittedRun, attach
 from mlproj_core.status import RunStatus
 
 if TYPE_CHECKING:
+    from mlproj_core.backends import Backend
     from mlproj_core.data.remote import Download
     from mlproj_core.sources import Checkout
     from mlproj_core.tracking import Tracking
@@ -40,7 +41,7 @@ def run(
     docker_args: Mapping[str, Any] | None = None,
     experiment_name: str | None = None,
     experiment_id: str | None = None,
-    backend: str = "local",
+    backend: str | Backend = "local",
     backend_config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     storage_dir: str | None = None,
     synchronous: bool = True,
@@ -75,7 +76,8 @@ def run(
         docker_args: arguments for `docker run`, for projects that run in a container.
         experiment_name: the experiment to record the run in, created if it does not exist; or
         experiment_id: its id.
-        backend: where to run: "local", or a backend that is installed.
+        backend: where to run: "local", a backend that is installed, or a `Backend` itself, such as one that was given a
+            client of its own.
         backend_config: the backend's own settings: a dict, or the path to a `.json` file. Local: `detach` (bool),
             `grace` (seconds between TERM and KILL when the run is ended; default 10) and `max_runs` (how many of the
             runs that give it work on this host at once; the others wait in the phase `queued`, outside their
@@ -119,7 +121,7 @@ def submit(
     docker_args: Mapping[str, Any] | None = None,
     experiment_name: str | None = None,
     experiment_id: str | None = None,
-    backend: str = "local",
+    backend: str | Backend = "local",
     backend_config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     storage_dir: str | None = None,
     run_id: str | None = None,
@@ -182,13 +184,12 @@ def submit_request(
         exposed: whether others can read the request's `parameters`, as on a command line: secret ones are refused.
     """
     from mlproj_core import protocol
-    from mlproj_core.backends import load_backend
+    from mlproj_core.backends import choose_backend
     from mlproj_core.sources import fetch
     from mlproj_core.sources.workspace import workspace
 
     config = read_backend_config(request.backend_config)
-    backend = load_backend(request.backend)
-    backend.check_config(config)
+    backend = choose_backend(request.backend, config)
     if DETACH in config:
         tethered = not config[DETACH]
     asker = protocol.Asker(
@@ -200,18 +201,21 @@ def submit_request(
     )
     with workspace() as into:
         checkout = fetch(os.fspath(request.uri), request.version, into=into, token=request.git_token, report=report)
-        launch = _launch(request, checkout, config, key=asker.key, tethered=tethered, exposed=exposed, report=report)
+        launch = _launch(
+            request, checkout, backend, config, key=asker.key, tethered=tethered, exposed=exposed, report=report
+        )
         if request.reuse_finished:
             from mlproj_core import reuse
 
             if (finished := reuse.find(backend, launch, asker, report)) is not None:
-                return attach(finished, report)
-        return attach(protocol.submit(backend, launch, asker, report), report)
+                return attach(finished, report, backend)
+        return attach(protocol.submit(backend, launch, asker, report), report, backend)
 
 
 def _launch(
     request: RunRequest,
     checkout: Checkout,
+    backend: Backend,
     config: Mapping[str, Any],
     *,
     key: str,
@@ -220,6 +224,7 @@ def _launch(
     report: Report,
 ) -> Launch:
     """From a project's files to what a backend starts: load, bind, choose the environment, meet the tracking server."""
+    from mlproj_core.containers import wanted_container
     from mlproj_core.environments import build_request, choose_manager, environment_manager
     from mlproj_core.parameters import bind
     from mlproj_core.spec import load_project
@@ -243,11 +248,19 @@ def _launch(
     # The host's own environment needs no environment file, and MLflow does not look at a faulty one then.
     unread = wanted_manager == "local" and project.environment_source.kind != "docker"
     environment = None if unread else project.environment_of(request.entry_point)
-    manager, remarks = choose_manager(environment, wanted_manager)
-    overlooked = None if unread else project.environment_remark(request.entry_point)
-    for remark in filter(None, (*remarks, overlooked)):
-        report(remark)
-    ready = environment_manager(manager).find(environment, checkout.directory)
+    container = wanted_container(request, project.environment_source.docker)
+    plan: dict[str, Any] = {"ready": None, "request": None}
+    if container is not None:
+        manager = "docker"
+    else:
+        manager, remarks = choose_manager(environment, wanted_manager, here=backend.runs_here)
+        overlooked = None if unread else project.environment_remark(request.entry_point)
+        for remark in filter(None, (*remarks, overlooked)):
+            report(remark)
+    if backend.runs_here and container is None:
+        ready = environment_manager(manager).find(environment, checkout.directory)
+        plan["ready"] = ready.to_dict() if ready is not None else None
+        plan["request"] = build_request(manager, environment, checkout.directory)
     tracking = connect(request.tracking_uri)
     if tracking.notice:
         report(tracking.notice)
@@ -259,7 +272,7 @@ def _launch(
         commit=checkout.commit,
         branch=checkout.branch,
         repo_url=checkout.repo_url,
-        backend=request.backend,
+        backend=backend.name,
         env_manager=manager,
         parent_run_id=parent,
     )
@@ -280,10 +293,7 @@ def _launch(
         command=bound.command,
         parameters=bound.values,
         env_manager=manager,
-        environment={
-            "ready": ready.to_dict() if ready is not None else None,
-            "request": build_request(manager, environment, checkout.directory),
-        },
+        environment=plan,
         tracking=tracking,
         new_run=NewRun(
             start_time=time.time(),
@@ -302,6 +312,8 @@ def _launch(
         tethered=tethered,
         withhold=request.withhold,
         downloads=bound.downloads,
+        container=container,
+        spec=environment,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-__all__ = ["duration", "pairs", "size", "turn_numbers", "variables"]
+__all__ = ["duration", "pairs", "read_config", "size", "turn_numbers", "variables"]
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
@@ -41,6 +41,23 @@ def turn_numbers(text: str) -> list[int]:
         return [int(part) for part in re.split("[.,]", text)]
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is no turn. Give an integer, or several in order: 2, 1.2.") from error
+
+
+def read_config(text: str | None, option: str) -> dict[str, Any]:
+    """A backend's settings as an option gives them: the name of a .json file, or JSON text."""
+    import json
+
+    from mlproj_core.request import read_backend_config
+
+    if text is None or text.endswith(".json"):
+        return read_backend_config(text)
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option} is neither the name of a .json file nor JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise click.UsageError(f"{option} must be a JSON object; got {config!r}")
+    return config
 
 
 def pairs(arguments: Sequence[str], option: str, *, flags: bool = False) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from mlproj_core.cli.options import duration, pairs, turn_numbers, variables
+from mlproj_core.cli.options import duration, pairs, read_config, turn_numbers, variables
 from mlproj_core.cli.printing import print_json, remark
 
 if TYPE_CHECKING:
@@ -181,22 +181,11 @@ def submit(
 
 
 def _request(context: click.Context, given: dict[str, Any]) -> RunRequest:
-    import json
+    from mlproj_core.request import RunRequest
 
-    from mlproj_core.request import RunRequest, read_backend_config
-
-    config: Any = given.pop("backend_config")
-    if config is not None and not config.endswith(".json"):
-        try:
-            config = json.loads(config)
-        except ValueError as error:
-            raise click.UsageError(
-                f"--backend-config is neither the name of a .json file nor JSON: {error}", context
-            ) from error
-        if not isinstance(config, dict):
-            raise click.UsageError(f"--backend-config must be a JSON object; got {config!r}", context)
+    config = read_config(given.pop("backend_config"), "--backend-config")
     if (detach := given.pop("detach")) is not None:
-        config = {**read_backend_config(config), "detach": detach}
+        config = {**config, "detach": detach}
     # One that was typed counts for more than a variable, which may be an outer run's.
     names = ("experiment_name", "experiment_id")
     typed = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]

@@ -54,6 +54,7 @@ class LocalBackend:
 
     name = "local"
     exclusive_claims = True
+    runs_here = True
 
     def __init__(self, state: Path | None = None) -> None:
         self.state = state or state_dir()
@@ -69,7 +70,7 @@ class LocalBackend:
         claim = Claim.from_dict(json.loads((path / "claim.json").read_bytes()))
         return self._handle(claim.key, claim.attempt, claim)
 
-    def check_config(self, config: Mapping[str, Any]) -> None:
+    def configure(self, config: Mapping[str, Any]) -> LocalBackend:
         """`detach` is true or false, `grace` a number of seconds, `max_runs` a number of runs; no more is taken."""
         for name, value in config.items():
             if name == "detach":
@@ -93,6 +94,7 @@ class LocalBackend:
                 )
         log_limit()
         host_max_runs(os.environ)
+        return self
 
     # -- claims
 
@@ -122,6 +124,11 @@ class LocalBackend:
 
     def claim(self, claim: Claim, launch: Launch | None) -> LocalHold | None:
         """Prepare the attempt's directory, take its lock, and rename it into place."""
+        if launch is not None and launch.container is not None:
+            raise UserError(
+                "The project runs in a container, and containers come with a later release. Until then run it with "
+                "mlflow, or give it a python_env."
+            )
         parent = self.state / "runs" / key_digest(claim.key)
         draft = RunDirectory(parent / f".claim-{os.urandom(8).hex()}")
         while not draft.exists():
