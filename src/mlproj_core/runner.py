@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from mlproj_core.status import RunStatus
 
 if TYPE_CHECKING:
     from mlproj_core.backends import Backend
+    from mlproj_core.containers import Container
     from mlproj_core.data.remote import Download
     from mlproj_core.sources import Checkout
     from mlproj_core.tracking import Tracking
@@ -167,7 +168,7 @@ def submit(
 def submit_request(
     request: RunRequest,
     *,
-    tethered: bool = False,
+    tethered: bool | Callable[[Container | None], bool] = False,
     key: str | None = None,
     turn: int | list[int] | tuple[int, ...] | None = None,
     fresh_after: int | list[int] | tuple[int, ...] = 0,
@@ -179,7 +180,8 @@ def submit_request(
 
     Args:
         request: what to run.
-        tethered: whether the run ends with this process, unless `backend_config["detach"]` says otherwise.
+        tethered: whether the run ends with this process, unless `backend_config["detach"]` says otherwise; or what
+            decides that once it is known in what container the project runs, if in any. It may refuse by a `UserError`.
         key: see `submit`; so too for turn, fresh_after, handle and report.
         exposed: whether others can read the request's `parameters`, as on a command line: secret ones are refused.
     """
@@ -219,7 +221,7 @@ def _launch(
     config: Mapping[str, Any],
     *,
     key: str,
-    tethered: bool,
+    tethered: bool | Callable[[Container | None], bool],
     exposed: bool,
     report: Report,
 ) -> Launch:
@@ -309,7 +311,7 @@ def _launch(
         secrets=tuple(sorted(bound.secrets)),
         timeout=request.timeout,
         backend_config=config,
-        tethered=tethered,
+        tethered=tethered(container) if callable(tethered) else tethered,
         withhold=request.withhold,
         downloads=bound.downloads,
         container=container,
