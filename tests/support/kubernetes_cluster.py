@@ -39,6 +39,7 @@ class Cluster:
         self.server = Server(self.store, tls)
         self.url = self.server.url
         self.runtime = runtime or ScriptedRuntime()
+        self.runtime.authority, self.runtime.server = self.authority, self.server
         self.controllers = Controllers(self.server.api, pace)
         self.node = Node(self.store, self.runtime, pace, capacity)
         self.server.logs = self.node.logs

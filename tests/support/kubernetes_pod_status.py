@@ -177,6 +177,6 @@ def _total(states, kind):
     for state in states:
         for name, value in state.container.get("resources", {}).get(kind, {}).items():
             if name in total:
-                value = str(int(quantity(total[name]) + quantity(value)))  # noqa: PLW2901
+                value = str(int(quantity(total[name]) + quantity(value)))
             total[name] = value
     return total

@@ -87,7 +87,7 @@ def _decode(resource, model, value, path, go_path, unknown):
             unknown.append(where)
         elif item is not None:
             if (struct, name) in QUANTITIES and isinstance(item, dict):
-                item = {key: _quantity(resource, quantity) for key, quantity in item.items()}  # noqa: PLW2901
+                item = {key: _quantity(resource, quantity) for key, quantity in item.items()}
             result[name] = _value(resource, struct, fields[name], item, where, go, unknown)
     return {name: item for name, item in result.items() if item != []}
 

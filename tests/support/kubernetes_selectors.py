@@ -107,7 +107,7 @@ def _merge(target, patch, keys=None):
         elif keys and name == "finalizers":
             target[name] = list(dict.fromkeys([*target.get(name, ()), *value]))
         elif keys and name.startswith("$deleteFromPrimitiveList/"):
-            name = name.partition("/")[2]  # noqa: PLW2901
+            name = name.partition("/")[2]
             target[name] = [item for item in target.get(name, ()) if item not in value]
         elif keys and name in keys and isinstance(value, list):
             target[name] = _merge_list(target.get(name, []), value, keys[name], keys)

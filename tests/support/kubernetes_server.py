@@ -302,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
         if failure.status == 0:
             self.close_connection = True
             _cut(self.connection)
-            return None
+            return
         reasons = {429: "TooManyRequests", 410: "Expired", 500: "InternalError", 503: "ServiceUnavailable"}
         reasons |= {403: "Forbidden", 401: "Unauthorized", 409: "Conflict", 504: "Timeout"}
         headers = {"Retry-After": "1", **failure.headers} if failure.status == 429 else failure.headers
