@@ -61,6 +61,10 @@ class Intent:
     settings: Mapping[str, Any]
     names: Mapping[str, str]
 
+    def text(self) -> str:
+        """This intent in an artifact's text, which `intent_in` reads again."""
+        return f"```json intent\n{json.dumps(asdict(self))}\n```\n"
+
 
 class Gallery:
     """What a task shows in Prefect's UI, sent by one thread of the process while the runs go on.
@@ -85,8 +89,7 @@ class Gallery:
 
     def show_intent(self, intent: Intent) -> None:
         """Show that a run is about to be submitted, until its link is shown, and wait until that is stored."""
-        text = json.dumps(asdict(intent))
-        shown = MarkdownArtifact(markdown=f"The run is being submitted.\n\n```json intent\n{text}\n```\n")
+        shown = MarkdownArtifact(markdown=f"The run is being submitted.\n\n{intent.text()}")
         self._create("submission", shown, "what is about to be submitted")
         self.finish()
 
