@@ -1,22 +1,13 @@
 """A real Docker engine for the tests of each worker, Kubernetes clusters, and a real tracking server."""
 
-import tempfile
-
 import pytest
-from docker_world import Registry, standard_engine
+from docker_world import Registry
+from docker_world import shared_engine as shared_engine
 from kubernetes_cluster import Cluster
 from kubernetes_docker import DockerRuntime
 from mlflow_world import mlflow_environment as mlflow_environment
 from mlflow_world import mlflow_python as mlflow_python
 from mlflow_world import mlflow_server as mlflow_server
-
-
-@pytest.fixture(scope="session")
-def shared_engine():
-    """An engine with the standard images; its directory is short, since a socket's path must be."""
-    engine = standard_engine(tempfile.mkdtemp(prefix="mlproj-"))
-    yield engine
-    engine.stop()
 
 
 @pytest.fixture

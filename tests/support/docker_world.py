@@ -14,11 +14,13 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
 
 import docker
+import pytest
 from missing import missing
 from mlflow_world import free_port
 
@@ -135,6 +137,14 @@ def standard_engine(directory):
     engine.add_image(SHELL, shell_rootfs(), [path, 'CMD ["sh"]'])
     engine.add_image(PYTHON, python_rootfs(), [path, 'CMD ["python3"]'])
     return engine
+
+
+@pytest.fixture(scope="session")
+def shared_engine():
+    """An engine with the standard images; its directory is short, since a socket's path must be."""
+    engine = standard_engine(tempfile.mkdtemp(prefix="mlproj-"))
+    yield engine
+    engine.stop()
 
 
 class Registry:
