@@ -2,6 +2,7 @@
 
 import pytest
 from docker_world import Registry
+from docker_world import closed_registry as closed_registry
 from docker_world import shared_engine as shared_engine
 from kubernetes_cluster import Cluster
 from kubernetes_docker import DockerRuntime
@@ -23,14 +24,6 @@ def engine(shared_engine, monkeypatch):
 def registry(tmp_path_factory):
     """A registry that asks for no login."""
     registry = Registry(tmp_path_factory.mktemp("registry"))
-    yield registry
-    registry.close()
-
-
-@pytest.fixture(scope="session")
-def closed_registry(tmp_path_factory):
-    """A registry that asks for the login `me` with the password `geheim`."""
-    registry = Registry(tmp_path_factory.mktemp("registry"), login=("me", "geheim"))
     yield registry
     registry.close()
 

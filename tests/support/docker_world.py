@@ -186,6 +186,14 @@ class Registry:
         self._process.wait()
 
 
+@pytest.fixture(scope="session")
+def closed_registry(tmp_path_factory):
+    """A registry that asks for the login `me` with the password `geheim`."""
+    registry = Registry(tmp_path_factory.mktemp("registry"), login=("me", "geheim"))
+    yield registry
+    registry.close()
+
+
 def _listens(port):
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
