@@ -54,8 +54,10 @@ class Store:
             return [items[key] for key in sorted(items) if namespace is None or key[0] == namespace]
 
     def everything(self):
+        """All objects but events, which neither own nor are owned."""
         with self.lock:
-            return [(resource, item) for resource, items in self._items.items() for item in items.values()]
+            kept = [(resource, items) for resource, items in self._items.items() if resource is not EVENTS]
+            return [(resource, item) for resource, items in kept for item in items.values()]
 
     def since(self, version):
         """The changes after a version."""
