@@ -3,17 +3,16 @@
 import base64
 import json
 import re
-import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import urllib3
 from docker_world import shell_rootfs
 from kubernetes_cluster import Cluster
 from kubernetes_docker import DockerRuntime
 from kubernetes_recordings import (
     SCENARIOS,
     Player,
+    ask,
     comparable,
     difference,
     job_state,
@@ -99,18 +98,6 @@ class TestRefusals:
             assert status == recorded["status"], ours
             assert headers.get("Warning") == recorded["headers"].get("Warning")
             assert strip(ours) == strip(recorded["body"])
-
-
-def ask(cluster, method, path, query=None, body=None, token=None, content_type="application/json"):
-    """A raw request: the status, the headers and the body of the answer."""
-    headers = {"Content-Type": content_type, **({"Authorization": f"Bearer {token}"} if token else {})}
-    with urllib3.PoolManager(retries=False, cert_reqs="CERT_NONE") as pool:
-        answer = pool.request(
-            method, f"{cluster.url}{path}?{urllib.parse.urlencode(query or {})}", headers=headers,
-            body=None if body is None else json.dumps(body),
-        )  # fmt: skip
-        text = answer.data.decode()
-    return answer.status, answer.headers, json.loads(text) if text.startswith("{") else text
 
 
 def strip(body):

@@ -167,8 +167,9 @@ class _Sync:
         for condition in self.status.get("conditions", ()):
             if condition["type"] in ("FailureTarget", "SuccessCriteriaMet") and condition["status"] == "True":
                 return condition["type"], condition["reason"], condition["message"]
-        deadline = self.spec.get("activeDeadlineSeconds")
-        if failed > self.spec["backoffLimit"]:
+        deadline, limit = self.spec.get("activeDeadlineSeconds"), self.spec["backoffLimit"]
+        restarts = sum(map(_restarts, active)) if self.spec["template"]["spec"]["restartPolicy"] == "OnFailure" else 0
+        if failed > limit or (restarts and restarts >= limit):
             return "FailureTarget", *EXCEEDED
         if deadline is not None and "startTime" in self.status and not self.spec["suspend"]:
             left = deadline - seconds_since(self.status["startTime"])
@@ -350,6 +351,12 @@ def _failed(pod):
     """A pod that is deleted counts as failed, since it may never come to a phase."""
     phase = pod["status"]["phase"]
     return phase == "Failed" or ("deletionTimestamp" in pod["metadata"] and phase != "Succeeded")
+
+
+def _restarts(pod):
+    status = pod["status"]
+    containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+    return sum(container["restartCount"] for container in containers)
 
 
 def _ended(pod):
