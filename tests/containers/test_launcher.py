@@ -1,13 +1,12 @@
 """The launcher, as a pod runs it: the init of a container, nobody's user, a root file system that cannot be written."""
 
 import ast
-import json
 import sys
 import tarfile
 
 import pytest
-from launcher_world import RECIPE, LauncherWorld, archive, pythons, uv_wheel
-from package_world import PackageIndex, package, wheel
+from launcher_world import RECIPE, LauncherWorld, archive, installed_wheel, pythons
+from package_world import PackageIndex, wheel
 
 from mlproj_core.launcher import source
 
@@ -21,7 +20,7 @@ def index(tmp_path_factory):
     wheel(directory, "greeting")
     wheel(directory, "tool", code="version = 'tool'\n")
     wheel(directory, "clash", requires=["greeting<1"])
-    uv_wheel(directory)
+    installed_wheel(directory, "uv")
     index = PackageIndex(directory)
     yield index
     index.close()

@@ -1,4 +1,4 @@
-"""Launchers at work: in containers of a real engine, as a pod would have them, and an index of packages they can reach."""
+"""Launchers at work in containers of a real engine, as a pod would have them."""
 
 import base64
 import contextlib
@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 from docker_world import PYTHON
+
 from mlproj_core.launcher import Plan, source
 
 WORK = "/mlflow/projects"
@@ -26,25 +27,26 @@ def pythons():
     return {name: path for name, path in sorted(found.items()) if int(name.split(".")[1]) >= 8}
 
 
-def uv_wheel(directory):
-    """The wheel of the uv that is installed here, so that no index of the world is asked for it."""
-    distribution = importlib.metadata.distribution("uv")
-    info = f"uv-{distribution.version}.dist-info"
+def installed_wheel(directory, name):
+    """The wheel of a package that is installed here, so that no index of the world is asked for it."""
+    distribution = importlib.metadata.distribution(name)
+    stem = f"{name.replace('-', '_')}-{distribution.version}"
     tag = next(line[5:] for line in distribution.read_text("WHEEL").splitlines() if line.startswith("Tag: "))
-    path, record = directory / f"uv-{distribution.version}-{tag}.whl", []
+    path, record = directory / f"{stem}-{tag}.whl", []
     with zipfile.ZipFile(path, "w") as wheel:
         for file in distribution.files:
             name, content = str(file), file.locate().read_bytes()
             if name.endswith((".pyc", "RECORD", "INSTALLER", "REQUESTED")):
                 continue
-            if name.endswith(("/bin/uv", "/bin/uvx")):
-                name = f"uv-{distribution.version}.data/scripts/{file.name}"
+            if "/bin/" in name:
+                name = f"{stem}.data/scripts/{file.name}"
             digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
             record.append(f"{name},sha256={digest},{len(content)}\n")
             entry = zipfile.ZipInfo(name)
             entry.external_attr = 0o100755 << 16
             wheel.writestr(entry, content)
-        wheel.writestr(f"{info}/RECORD", "".join([*record, f"{info}/RECORD,,\n"]))
+        info = f"{stem}.dist-info/RECORD"
+        wheel.writestr(info, "".join([*record, f"{info},,\n"]))
     return path
 
 

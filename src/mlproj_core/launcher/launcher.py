@@ -1206,10 +1206,16 @@ class Maker:
                 accesses.append((clean, [bare_url] if bare_url != clean else [], (user, password) if user else None))
             return clean
 
+        def located(name: str) -> str:
+            name = os.path.expandvars(name)
+            if "://" in name:
+                return name
+            return "file://" + os.path.normpath(os.path.join(folder, os.path.expanduser(name)))
+
         def address(name: str) -> str:
-            if name.startswith((".", "/", "~")):
-                name = "file://" + os.path.normpath(os.path.join(folder, os.path.expanduser(name)))
-            elif "://" not in name:
+            if name.startswith((".", "/", "~")) or "://" in name:
+                name = located(name)
+            else:
                 name = f"{self.environ.get('CONDA_CHANNEL_ALIAS', 'https://conda.anaconda.org').rstrip('/')}/{name}"
             return reached(name.rstrip("/"))
 
@@ -1225,7 +1231,7 @@ class Maker:
             "prefix": prefix, "cache": os.path.join(self.root, "conda"), "platform": platform,
             "channels": [] if explicit else channels,
             "specs": specs, "constraints": [], "priority": self.environ.get("CONDA_CHANNEL_PRIORITY", "flexible"),
-            "explicit": explicit and [(reached(url), md5, sha256) for url, md5, sha256 in explicit],
+            "explicit": explicit and [(reached(located(url)), md5, sha256) for url, md5, sha256 in explicit],
             "accesses": accesses,
         }  # fmt: skip
         with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
