@@ -1,12 +1,17 @@
 """The launcher, as a pod runs it: the init of a container, nobody's user, a root file system that cannot be written."""
 
 import ast
+import hashlib
+import os
 import sys
 import tarfile
+import tempfile
+from pathlib import Path
 
 import pytest
+from data_world import DataServer
 from launcher_world import RECIPE, LauncherWorld, archive, installed_wheel, pythons
-from package_world import PackageIndex, wheel
+from package_world import PackageIndex, package, until, wheel
 
 from mlproj_core.launcher import source
 
@@ -215,3 +220,215 @@ class TestAnEnvironment:
         assert (code, reason["code"], reason["retryable"]) == (70, "environment", False)
         assert "clash" in reason["message"]
         assert "[mlproj] FAILED: uv could not install the dependencies of python_env.yaml" in launched.output()
+
+    def test_that_only_uv_can_make_has_its_locked_packages(self, world, index):
+        pyproject = '[project]\nname = "demo"\nversion = "1"\nrequires-python = ">=3.8"\ndependencies = ["greeting"]\n'
+        lock = (
+            'version = 1\nrequires-python = ">=3.8"\n\n[[package]]\nname = "demo"\nversion = "1"\n'
+            'source = { virtual = "." }\ndependencies = [{ name = "greeting" }]\n\n'
+            '[[package]]\nname = "greeting"\nversion = "1.0"\n'
+            f'source = {{ registry = "{index.url().rstrip("/")}" }}\n'
+            f'wheels = [{{ url = "{index.url()[:-8]}/files/greeting-1.0-py3-none-any.whl" }}]\n'
+        )
+        recipe = {"file": "pyproject.toml", "python": None, "path": "pyproject.toml", "is_script": False}
+        launched, code = world.run(
+            "python main.py", {"main.py": WHERE, "pyproject.toml": pyproject, "uv.lock": lock},
+            environment={"manager": "uv", "recipe": recipe},
+        )  # fmt: skip
+        assert code == 0, launched.output()
+        assert launched.output().splitlines()[-1].startswith("1.0 ")
+
+    def test_of_a_script_has_what_its_metadata_asks_for(self, world):
+        script = f'# /// script\n# dependencies = ["greeting"]\n# [tool.uv]\n# ///\n{WHERE}'
+        recipe = {"file": "main.py", "python": None, "path": "main.py", "is_script": True}
+        launched, code = world.run(
+            "python main.py", {"main.py": script}, environment={"manager": "uv", "recipe": recipe}
+        )
+        assert code == 0, launched.output()
+        assert launched.output().splitlines()[-1].startswith("1.0 ")
+
+    def test_can_hold_a_package_of_the_project(self, world):
+        files = {f"own/{name}": text for name, text in self.own_package().items()}
+        for line in ("./own", "-e own"):
+            launched, code = world.run("python -c 'import own; print(own.x)'", files, packages=[line])
+            assert code == 0, launched.output()
+            assert launched.output().splitlines()[-1] == "41"
+
+    @staticmethod
+    def own_package():
+        with tempfile.TemporaryDirectory() as folder:
+            made = package(Path(folder) / "own", "own", code="x = 41\n")
+            return {path.name: path.read_text() for path in made.iterdir()}
+
+    def test_whose_python_is_nowhere_says_which_there_are(self, world):
+        wanted = {"manager": "virtualenv", "recipe": {**RECIPE, "python": "3.7.2"}}
+        launched, code = world.run("true", environment=wanted, variables={"UV_PYTHON_DOWNLOADS": "never"})
+        reason = launched.reason()
+        assert (code, reason["code"]) == (70, "environment")
+        assert "python_env.yaml asks for Python 3.7.2" in reason["message"]
+        assert f"{'.'.join(map(str, sys.version_info[:3]))} (/usr/local/bin/python3" in reason["message"]
+
+    def test_without_a_network_is_a_reason_that_names_the_remedies(self, world):
+        index = {"PIP_INDEX_URL": "https://packages.example/simple"}
+        launched, code = world.run("true", packages=["greeting"], network="none", variables=index)
+        reason = launched.reason()
+        assert (code, reason["code"], reason["retryable"]) == (70, "environment", True)
+        assert "mlproj build-image" in reason["message"]
+        assert "uv cannot be had here" in launched.output()
+
+    def test_shows_no_password(self, world, index, tmp_path):
+        closed = PackageIndex(index.directory, "me", "geheim")
+        try:
+            url = closed.url()
+            launched, code = world.run(
+                "true", packages=[f"--index-url {url}", "greeting"], variables={"PIP_EXTRA_INDEX_URL": url}
+            )
+            assert code == 0, launched.output()
+            assert "geheim" not in launched.output()
+            launched, code = world.run("true", packages=[f"greeting @ {url}nothing/greeting-1.0-py3-none-any.whl"])
+            assert code == 70
+            assert "geheim" not in launched.output() + launched.log.read_text()
+        finally:
+            closed.close()
+
+    def test_is_the_images_own_where_none_is_wanted(self, world):
+        launched, code = world.run("python main.py", {"main.py": "import sys; print(sys.prefix)"})
+        assert (code, launched.output().splitlines()[-2:]) == (
+            0,
+            ["[mlproj] environment: local, that of the image", "/usr/local"],
+        )
+
+
+class TestACache:
+    """A directory that outlives the pod, and is shared by many."""
+
+    @pytest.fixture
+    def slow(self, index, world):
+        """An index of its own, that can hold its answers back."""
+        slow = PackageIndex(index.directory)
+        world.variables["PIP_INDEX_URL"] = slow.url()
+        yield slow
+        slow.close()
+
+    def prefix(self, launched):
+        return launched.output().splitlines()[-1].split(") ")[1].split()[0]
+
+    def test_gives_the_next_pod_the_environment(self, world, slow):
+        prefixes = []
+        for number in range(2):
+            launched, code = world.run(
+                "python main.py", {"main.py": f"{WHERE}; {number}"}, packages=["greeting"], cache=True
+            )
+            assert code == 0, launched.output()
+            prefixes.append(self.prefix(launched))
+            asked, slow.asked = slow.asked, []
+        assert prefixes[0] == prefixes[1]
+        assert prefixes[0].startswith("/mlproj-cache/envs/")
+        assert asked == []
+        assert "found ready in /mlproj-cache" in launched.output()
+
+    def test_tells_environments_apart_by_all_that_decides_them(self, world):
+        prefixes = set()
+        base = {"main.py": WHERE, "requirements.txt": "greeting"}
+        for files, packages, variables in (
+            (base, ["-r requirements.txt"], {}),
+            ({**base, "main.py": f"{WHERE}; 1"}, ["-r requirements.txt"], {}),  # the same as the first one
+            ({**base, "requirements.txt": "greeting\ntool"}, ["-r requirements.txt"], {}),
+            (base, ["greeting==1.0"], {}),
+            (base, ["greeting==1.0"], {"UV_NO_BINARY_PACKAGE": "nothing"}),
+            (base, ["greeting==1.0"], {"UV_HTTP_TIMEOUT": "100"}),  # the same as the one but one before
+        ):
+            launched, code = world.run("python main.py", files, packages=packages, variables=variables, cache=True)
+            assert code == 0, launched.output()
+            prefixes.add(self.prefix(launched))
+        assert len(prefixes) == 4
+
+    def test_that_two_ask_for_the_same_at_once_makes_it_once(self, world, slow):
+        slow.hold = "greeting"
+        first = world.start("python main.py", {"main.py": WHERE}, packages=["greeting"], cache=True)
+        until(slow.held.is_set, 60)
+        second = world.start("python main.py", {"main.py": WHERE}, packages=["greeting"], cache=True)
+        second.until("waiting for another one that makes it")
+        slow.release.set()
+        assert (first.wait(), second.wait()) == (0, 0)
+        assert self.prefix(first) == self.prefix(second)
+        assert "found ready" in second.output()
+
+    def test_outlives_the_death_of_a_builder(self, world, slow):
+        slow.hold = "greeting"
+        first = world.start("python main.py", {"main.py": WHERE}, packages=["greeting"], cache=True)
+        until(slow.held.is_set, 60)
+        first.kill("KILL")
+        assert first.wait() == 137
+        slow.release.set()
+        second, code = world.run("python main.py", {"main.py": WHERE}, packages=["greeting"], cache=True)
+        assert code == 0, second.output()
+        assert "no sign of life" in second.output()
+        (half_made,) = [path for path in world.cache.glob("envs/*/*/env") if not (path / "lib" / "greeting").exists()
+                        and str(path.parent.name) not in self.prefix(second)]  # fmt: skip
+        assert half_made.parent.parent.name in self.prefix(second)
+
+    def test_is_left_tidy_by_a_builder_that_is_told_to_end(self, world, slow):
+        slow.hold = "greeting"
+        launched = world.start("true", packages=["greeting"], cache=True)
+        until(slow.held.is_set, 60)
+        launched.kill("TERM")
+        assert launched.wait() == 143
+        assert "ended by SIGTERM before the project was started" in launched.output()
+        assert list(world.cache.glob("envs/*/*")) == []
+        slow.release.set()
+        launched, code = world.run("true", packages=["greeting"], cache=True)
+        assert (code, "no sign of life" in launched.output()) == (0, False)
+
+    def test_that_cannot_be_written_is_left_aside_aloud(self, world):
+        world.cache.chmod(0o755)
+        launched, code = world.run("python main.py", {"main.py": WHERE}, packages=["greeting"], cache=True)
+        assert code == 0, launched.output()
+        assert "[mlproj] warning: the cache cannot be written by user 1000" in launched.output()
+        assert self.prefix(launched).startswith("/mlflow/projects/")
+
+    def test_shares_no_environment_that_points_at_the_project(self, world):
+        files = {f"own/{name}": text for name, text in TestAnEnvironment.own_package().items()}
+        launched, code = world.run("python -c 'import own'", files, packages=["-e own"], cache=True)
+        assert code == 0, launched.output()
+        assert list(world.cache.glob("envs/*")) == []
+
+
+class TestADownload:
+    @pytest.fixture
+    def server(self):
+        server = DataServer()
+        yield server
+        server.close()
+
+    def run(self, world, uri, command="sha256sum < /mlflow/projects/data/x/file", **options):
+        data = {"parameter": "data", "uri": uri, "path": "/mlflow/projects/data/x/file"}
+        return world.run(command, downloads=[data], variables={"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}, **options)
+
+    def test_goes_on_where_the_connection_was_cut(self, world, server):
+        content = os.urandom(3_000_000)
+        launched, code = self.run(world, server.serve("/file", content, cuts=[1_000_000, 1_000_000]))
+        assert (code, launched.output().split()[-2]) == (0, hashlib.sha256(content).hexdigest())
+        assert [one.get("range") for one in server.asked("/file")] == [None, "bytes=1000000-", "bytes=2000000-"]
+
+    @pytest.mark.parametrize("how", [{"etag": None}, {"etag": 'W/"1"'}, {"ranges": False}, {"swap": b"new"}])
+    def test_begins_anew_where_it_cannot_go_on(self, world, server, how):
+        content = os.urandom(1_000_000)
+        launched, code = self.run(world, server.serve("/file", content, cuts=[500_000], **how))
+        expected = hashlib.sha256(how.get("swap", content)).hexdigest()
+        assert (code, launched.output().split()[-2]) == (0, expected)
+
+    def test_that_cannot_be_had_is_the_reason(self, world, server):
+        launched, code = self.run(world, f"{server.uri}/nothing?sig=geheim")
+        reason = launched.reason()
+        assert (code, reason["code"], reason["retryable"]) == (70, "data", False)
+        assert reason["message"] == f"{server.uri}/nothing cannot be read: HTTP 404 Not Found"
+        assert "geheim" not in launched.output()
+        launched, code = self.run(world, server.serve("/busy", b"x", statuses=[503] * 9))
+        assert (code, launched.reason()["retryable"]) == (70, True)
+        assert "HTTP 503 Service Unavailable (3 tries)" in launched.reason()["message"]
+
+    def test_of_another_scheme_needs_a_library_in_the_environment(self, world):
+        launched, code = self.run(world, "s3://bucket/file")
+        assert (code, launched.reason()["code"]) == (70, "data")
+        assert "needs s3fs or mlflow in the project's environment" in launched.reason()["message"]

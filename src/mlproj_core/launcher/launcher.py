@@ -1360,6 +1360,8 @@ def patiently(uri: str, part: str, shown: str) -> None:
 
 def read(uri: str, part: str, have: int, version: str) -> tuple[str, bool]:
     """Read once: the version of what is read (RFC 9110, 13.1.5), and whether it is whole."""
+    import netrc
+    import socket
     import ssl
     from http.client import HTTPException
     from urllib.error import HTTPError, URLError
@@ -1374,10 +1376,8 @@ def read(uri: str, part: str, have: int, version: str) -> tuple[str, bool]:
     if bundle and os.path.exists(bundle):
         context.load_verify_locations(**{"capath" if os.path.isdir(bundle) else "cafile": bundle})
     try:
-        import netrc
-
         login = netrc.netrc(os.environ.get("NETRC")).authenticators(request.host.partition(":")[0])
-    except (ImportError, OSError, netrc.NetrcParseError):
+    except (OSError, netrc.NetrcParseError):
         login = None
     if login:
         from base64 import b64encode
@@ -1410,7 +1410,8 @@ def read(uri: str, part: str, have: int, version: str) -> tuple[str, bool]:
             pause = error.headers.get("Retry-After", "")
             raise Passing(words, min(float(pause), 60.0) if pause.isdigit() else None) from None
         raise Failure("data", f"{bare(uri)} cannot be read: {words}", retryable=error.code > 500) from None
-    except (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+    except (URLError, HTTPException, ConnectionError, socket.timeout, ssl.SSLError) as error:
+        # Before Python 3.10 the time-out of a socket is no TimeoutError.
         reason = getattr(error, "reason", None) or error
         if isinstance(reason, ssl.SSLCertVerificationError):
             words = f"the certificate of {request.host} is not trusted: name its authority in SSL_CERT_FILE"
