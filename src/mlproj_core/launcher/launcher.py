@@ -268,7 +268,10 @@ def become(command: str, directory: str, environ: Mapping[str, str], activation:
     path = environ.get("PATH", os.defpath)
     shell = shutil.which("bash", path=path) or shutil.which("sh", path=path)
     if shell is not None and activation is not None:
-        argv = [shell, "-c", '. "$0"; exec "$2" -c "$1"', activation, command, shell]
+        sourced = (
+            '__mlproj_shell=$1 __mlproj_command=$2; shift 2; . "$0"; exec "$__mlproj_shell" -c "$__mlproj_command"'
+        )
+        argv = [shell, "-c", sourced, activation, shell, command]
     elif shell is not None:
         argv = [shell, "-c", command]
     elif activation is None and not set(command) & set("$`\\;&|<>(){}*?[]~#!\n"):
