@@ -2,10 +2,13 @@
 
 import ast
 import hashlib
+import importlib
 import os
+import pkgutil
 import sys
 import tarfile
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from data_world import DataServer
 from launcher_world import RECIPE, LauncherWorld, archive, installed_wheel, pythons
 from package_world import PackageIndex, package, until, wheel
 
-from mlproj_core.launcher import source
+from mlproj_core.launcher import program, source
 
 WHERE = "import os, sys, greeting; print(greeting.version, sys.version_info[:2], sys.prefix, os.environ['HOME'])"
 
@@ -50,6 +53,21 @@ class TestTheText:
             elif isinstance(node, ast.ImportFrom):
                 names.add((node.module or "").partition(".")[0])
         assert names <= {*sys.stdlib_module_names, "__future__"}
+
+    def test_has_all_that_the_modules_have_and_no_name_twice(self):
+        names = []
+        for node in ast.parse(source()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.append(node.name)
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names += [one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)]
+        assert {name for name, count in Counter(names).items() if count > 1} == {"TYPE_CHECKING"}
+        for module in pkgutil.iter_modules(program.__path__):
+            found = importlib.import_module(f"{program.__name__}.{module.name}")
+            own = [name for name, value in vars(found).items() if getattr(value, "__module__", "") == found.__name__]
+            assert own, module.name
+            assert set(own) <= set(names)
 
     def test_fits_into_a_secret_beside_the_code(self):
         assert len(source().encode()) < 100_000
