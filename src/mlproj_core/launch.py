@@ -107,6 +107,7 @@ class Launch:
             # Only where there are any: a claim of an earlier release is the same request without.
             **({"secrets": list(self.secrets)} if self.secrets else {}),
             "env_manager": self.env_manager,
+            **({"container": self.container.request()} if self.container is not None else {}),
             "backend_config": dict(self.backend_config),
             "timeout": self.timeout,
         }

@@ -87,6 +87,7 @@ class Supervisor:
         self.record = self.read("record.json")
         self.request = self.claim["request"]
         self.grace = float(self.request["grace"])
+        self.margin = 0.0
         self.output = Output(os.path.join(directory, "output"), int(self.request["log_limit"]))
         self.phases = {"queued": max(0.0, time.time() - self.claim["created_at"])}
         self.phase_began = time.monotonic()
@@ -104,7 +105,7 @@ class Supervisor:
     def run(self) -> None:
         os.chdir("/")
         _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1):
             signal.signal(number, self.on_signal)
         signal.set_wakeup_fd(self.wakeup_end, warn_on_full_buffer=False)
         self.poll.register(self.wakeup, select.POLLIN)
@@ -136,7 +137,8 @@ class Supervisor:
             self.deadline = time.monotonic() + float(self.request["timeout"])
         if self.stop_requested():
             return self.stopped()
-        environment = self.environment()
+        contained = self.request.get("container") is not None  # which the claims of an earlier release do not have
+        environment = {} if contained else self.environment()
         if "status" in environment:
             return environment
         if self.stop_requested():
@@ -145,6 +147,10 @@ class Supervisor:
             return failed
         if self.stop_requested():
             return self.stopped()
+        if contained:
+            from mlproj_core.backends.local import contained as container
+
+            return container.run(self)
         self.enter("running")
         variables = dict(os.environ)
         for name in environment["unset"]:
@@ -260,17 +266,11 @@ class Supervisor:
         """
         self.write(f"{name}-request.json", request)
         result = f"{name}.json"
-        # With the path of mlproj itself, since the asker may have found it by other means than its site-packages.
-        code = (
-            "import sys; sys.path.append(sys.argv.pop(1)); from runpy import run_module; "
-            f"run_module({module!r}, run_name='__main__', alter_sys=True)"
-        )
-        command = [sys.executable, "-c", code, self.request["import_root"]]
-        command += [self.path(f"{name}-request.json"), self.path(result)]
+        command = [*self.python(module), self.path(f"{name}-request.json"), self.path(result)]
         status = self.execute(command, self.directory, dict(os.environ))
         if self.stopping:
             return self.stopped()
-        answer: dict[str, Any] = self.read(result) if os.path.exists(self.path(result)) else {}
+        answer = self.read_if_there(result)
         error = answer.get("error")
         if error or status != 0:
             if not error:
@@ -279,6 +279,15 @@ class Supervisor:
             retryable = bool(error.get("retryable", False))
             return self.outcome("FAILED", error.get("code", name), error["message"], retryable=retryable)
         return answer
+
+    def python(self, module: str) -> list[str]:
+        """How to run a module of mlproj as a program, less its arguments."""
+        # With the path of mlproj itself, since the asker may have found it by other means than its site-packages.
+        code = (
+            "import sys; sys.path.append(sys.argv.pop(1)); from runpy import run_module; "
+            f"run_module({module!r}, run_name='__main__', alter_sys=True)"
+        )
+        return [sys.executable, "-c", code, self.request["import_root"]]
 
     def execute(self, command: list[str], directory: str, variables: dict[str, str]) -> int:
         """Run a program until it and all that it started have ended, by themselves or by a stop; its wait status."""
@@ -338,7 +347,7 @@ class Supervisor:
         if left and not self.stopping:
             self.say(f"ending {len(left)} left-over process{'' if len(left) == 1 else 'es'} of the project")
         number, told = signal.SIGTERM, set[int]()
-        kill_at = time.monotonic() + self.grace
+        kill_at = time.monotonic() + self.grace + self.margin
         while left:
             if time.monotonic() >= kill_at and number == signal.SIGTERM:
                 number, told = signal.SIGKILL, set()
@@ -352,7 +361,9 @@ class Supervisor:
     # -- being asked to stop
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if number != signal.SIGCHLD:
+        if number == signal.SIGUSR1:  # by its child, a container's client: the project is at work
+            self.enter("running")
+        elif number != signal.SIGCHLD:
             self.stop("signal")
 
     def tether_to_asker(self) -> None:
@@ -437,6 +448,9 @@ class Supervisor:
     def read(self, name: str) -> Any:
         with open(self.path(name), encoding="utf-8") as file:
             return json.load(file)
+
+    def read_if_there(self, name: str) -> dict[str, Any]:
+        return dict(self.read(name)) if os.path.exists(self.path(name)) else {}
 
     def write(self, name: str, value: object) -> None:
         replace(self.path(name), json.dumps(value))
