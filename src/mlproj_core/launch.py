@@ -83,6 +83,10 @@ class Launch:
     container: Container | None = None
     spec: EnvironmentSpec | None = None
 
+    def surroundings(self, caller: Mapping[str, str]) -> dict[str, str]:
+        """The environment of what works for a run beside its project, such as the client of its container."""
+        return {**visible(caller, (*self.tracking.child_unset, *self.withhold)), **self.tracking.child_secrets}
+
     def environment_of(self, caller: Mapping[str, str], record: Record) -> dict[str, str]:
         """The environment of the project's process: the caller's, with what the run adds. It may hold secrets."""
         variables = visible(caller, (*self.tracking.child_unset, *self.withhold))

@@ -125,10 +125,9 @@ class LocalBackend:
     def claim(self, claim: Claim, launch: Launch | None) -> LocalHold | None:
         """Prepare the attempt's directory, take its lock, and rename it into place."""
         if launch is not None and launch.container is not None:
-            raise UserError(
-                "The project runs in a container, and containers come with a later release. Until then run it with "
-                "mlflow, or give it a python_env."
-            )
+            from mlproj_core.backends.local import container
+
+            container.check(launch, os.environ)
         parent = self.state / "runs" / key_digest(claim.key)
         draft = RunDirectory(parent / f".claim-{os.urandom(8).hex()}")
         while not draft.exists():
@@ -140,6 +139,9 @@ class LocalBackend:
         try:
             if launch is not None:
                 request = {**claim.request, **self._local_request(launch, draft.path, place)}
+                if launch.container is not None:
+                    moved = (launch.checkout.owned, place / "code") if launch.checkout.owned is not None else None
+                    request["container"] = container.claimed(launch, claim.name, os.environ, moved)
                 claim = replace(claim, request=request)
             draft.write("claim.json", claim.to_dict())
             draft.path.rename(place)
@@ -157,10 +159,13 @@ class LocalBackend:
             # The checkout becomes the run's own: several runs of one commit do not write into each other's files.
             checkout.owned.rename(draft / "code")
             checkout = checkout.moved_to(place / "code")
-        request = {**launch.environment["request"], "directory": str(checkout.directory)}
+        how = launch.environment["request"]
         return {
             "directory": str(checkout.directory),
-            "environment": {"ready": launch.environment["ready"], "request": request},
+            "environment": {
+                "ready": launch.environment["ready"],
+                "request": {**how, "directory": str(checkout.directory)} if how is not None else None,
+            },
             "downloads": [download.to_dict() for download in launch.downloads],
             "tethered": launch.tethered,
             "grace": float(launch.backend_config.get("grace", GRACE)),
