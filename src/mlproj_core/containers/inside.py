@@ -226,9 +226,7 @@ class _Finding:
         )
 
 
-def _reach_loopback(
-    found: _Finding, tracking_uri: str, *, local: bool, desktop: bool, network: str | None
-) -> None:
+def _reach_loopback(found: _Finding, tracking_uri: str, *, local: bool, desktop: bool, network: str | None) -> None:
     if not local:
         raise UserError(
             f"The tracking server {tracking_uri} listens on this host's loopback, and the Docker engine is on another "

@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlproj_core.backends.local.contained import AUTH, CLIENT, PREPARED, REMOVED, RESULT, SECRET, VISIBLE
+from mlproj_core.backends.local.contained import AUTH, CLIENT, MADE, PREPARED, REMOVED, RESULT, SECRET, VISIBLE
 from mlproj_core.backends.local.directory import RunDirectory
 from mlproj_core.claim import Record
 from mlproj_core.containers.engine import engine_host, is_local
 from mlproj_core.containers.inside import inside
-from mlproj_core.errors import ContactLost, UserError
+from mlproj_core.errors import ContactLost, MlprojError, UserError
 from mlproj_core.launch import Launch
 
-__all__ = ["check", "claimed", "employ", "reference", "remove", "supply"]
+__all__ = ["check", "claimed", "employ", "remove", "supply", "tidy"]
 
 HARMLESS = ("MLPROJ_ENV_MANAGER",)
 """Variables of a launch that are no secret."""
@@ -46,8 +46,8 @@ def check(launch: Launch, environ: Mapping[str, str]) -> None:
     odd = [name for name in (*launch.variables, *container.variables.secret) if _EXPORTABLE.fullmatch(name) is None]
     if odd:
         raise UserError(
-            f"The variable {odd[0]!r} cannot be given to a container as a secret: a shell sets it there, and that is no "
-            "name for a shell's variable. Expected letters, digits and underscores."
+            f"The variable {odd[0]!r} cannot be given to a container as a secret: a shell sets it there, and that is "
+            "no name for a shell's variable. Expected letters, digits and underscores."
         )
 
 
@@ -101,13 +101,9 @@ def _moved(value: Any, old: str, new: str) -> Any:
     return value
 
 
-def reference(claim: Mapping[str, Any]) -> dict[str, Any]:
-    """What a handle says of its container: by it a process that cannot see the run directory finds the run."""
-    container = claim.get("container")
-    return {"container": {"engine": container["engine"], "name": container["name"]}} if container else {}
-
-
-def supply(launch: Launch, directory: RunDirectory, record: Record, tag: str, environ: Mapping[str, str]) -> dict[str, str]:
+def supply(
+    launch: Launch, directory: RunDirectory, record: Record, tag: str, environ: Mapping[str, str]
+) -> dict[str, str]:
     """Write down what tracking needs in the container; and the variables of the supervisor that are for the container.
 
     Later ones count: what tracking needs, the project's, the caller's, and those that say which run it is.
@@ -190,16 +186,27 @@ def employ(verb: str, directory: RunDirectory) -> dict[str, Any]:
     return found
 
 
-def _is_contained(directory: RunDirectory) -> bool:
-    claim = directory.read("claim.json")
-    return bool(claim and claim["request"].get("container"))
-
-
 def remove(directory: RunDirectory) -> None:
     """Remove a run's container, if it has one that is not removed yet.
 
     Raises:
         ContactLost: the engine cannot be reached.
     """
-    if directory.exists() and _is_contained(directory) and not directory.has(REMOVED):
+    if directory.has(MADE) and not directory.has(REMOVED):
         employ("remove", directory)
+
+
+def tidy(path: str) -> None:
+    """Remove the container of a run that is over, if nobody will ask for it: what a supervisor leaves behind does this.
+
+    That of an untracked detached run stays: by it a process that cannot see the run directory knows how it ended.
+    """
+    directory = RunDirectory(Path(path))
+    claim = directory.read("claim.json")
+    if claim is not None and (claim["request"]["tethered"] or directory.has("settled")):
+        from contextlib import suppress
+
+        from mlproj_core.backends.local.container_client import remove as remove_here
+
+        with suppress(MlprojError):  # house-keeping comes to it
+            remove_here(directory)

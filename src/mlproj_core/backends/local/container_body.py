@@ -95,9 +95,7 @@ def make_body(
         _wrap(body.create, image.get("Config") or {}, _end_of_secrets(claim.tag))
     if body.create["HostConfig"].get("ReadonlyRootfs"):
         places = ["/" + OWN.split("/")[1], *(str(Path(each["path"]).parent) for each in request.get("downloads", ()))]
-        body = replace(
-            body, root=places[0], create=merged(body.create, {"Volumes": {place: {} for place in places}})
-        )
+        body = replace(body, root=places[0], create=merged(body.create, {"Volumes": {place: {} for place in places}}))
     return body
 
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlproj_core.backends.local.contained import AUTH, MADE, PREPARED, REMOVED, SECRET, VISIBLE
+from mlproj_core.backends.local.contained import AUTH, PREPARED, REMOVED, SECRET, VISIBLE
 from mlproj_core.backends.local.directory import RunDirectory
 from mlproj_core.claim import Claim, Record
 from mlproj_core.containers.engine import connect, in_contact
@@ -106,10 +106,9 @@ def remove(directory: RunDirectory) -> dict[str, Any]:
     from docker.errors import NotFound
 
     container = _container(directory)
-    with connect(container["engine"]) as client, in_contact(container["engine"]):
-        with suppress(NotFound):
-            if (seen := _own(client, directory, container["name"])) is not None:
-                client.remove_container(seen["Id"], v=True, force=True)
+    with connect(container["engine"]) as client, in_contact(container["engine"]), suppress(NotFound):
+        if (seen := _own(client, directory, container["name"])) is not None:
+            client.remove_container(seen["Id"], v=True, force=True)
     directory.write(REMOVED, {})
     return {}
 

@@ -64,7 +64,7 @@ def refused(error: APIError, body: Body, secrets: Mapping[str, str]) -> Executio
         wrapped = bool(secrets)
         if word == "sh" and (wrapped or body.argv[0] == "sh"):
             need = (
-                f"it takes the variables {', '.join(sorted(secrets))} from its standard input, so that they show nowhere"
+                f"its standard input brings the variables {', '.join(sorted(secrets))}, so that they show nowhere"
                 if wrapped
                 else "the entry point's command is one for a shell"
             )

@@ -13,11 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from mlproj_core.backends.local.contained import MADE
 from mlproj_core.backends.local.container_body import Body, make_body, secrets_text
 from mlproj_core.backends.local.container_end import found, lost, refused
 from mlproj_core.backends.local.container_files import bring_result, put_code, put_data, put_own
 from mlproj_core.backends.local.container_output import Copying, attached, logged, pieces, say_to
-from mlproj_core.backends.local.contained import MADE
 from mlproj_core.backends.local.directory import RunDirectory
 from mlproj_core.claim import Claim, Record
 from mlproj_core.containers.engine import connect, in_contact
@@ -91,9 +91,7 @@ class ContainerRun:
             with in_contact(self.engine):
                 return self._made(body)
         except ContactLost as error:
-            raise ExecutionException(
-                str(error), reason=Reason(ReasonCode.LOST, str(error), retryable=True)
-            ) from error
+            raise ExecutionException(str(error), reason=Reason(ReasonCode.LOST, str(error), retryable=True)) from error
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.stopping = True
@@ -102,9 +100,7 @@ class ContainerRun:
         try:
             return connect(self.engine)
         except ContactLost as error:
-            raise ExecutionException(
-                str(error), reason=Reason(ReasonCode.LOST, str(error), retryable=True)
-            ) from error
+            raise ExecutionException(str(error), reason=Reason(ReasonCode.LOST, str(error), retryable=True)) from error
 
     def _image(self) -> Mapping[str, Any]:
         """What the engine knows of the image, which is pulled or built if need be."""

@@ -32,6 +32,7 @@ import sys
 import time
 
 from mlproj_core.backends.local.child import become
+from mlproj_core.backends.local.contained import MADE
 from mlproj_core.backends.local.output import Output
 from mlproj_core.backends.local.processes import (
     descendants,
@@ -479,13 +480,21 @@ class Supervisor:
 
     def deliver(self) -> None:
         """See to it that the tracking server hears of the end, though nobody may be left who waits for it."""
-        if not self.record["tracked"] or os.fork():
+        contained = os.path.exists(self.path(MADE))
+        if not (self.record["tracked"] or (contained and self.request["tethered"])) or os.fork():
             # Whoever waits for the run waits for this process to end; only the fork stays, without the lock.
             return
-        if self.tether >= 0 and self.stopping != "tether" and self.delivered_by_asker():
-            return
-        code = "import sys; sys.path.append(sys.argv[1]); from mlproj_core.runs import deliver; deliver(sys.argv[2])"
-        os.execv(sys.executable, [sys.executable, "-c", code, self.request["import_root"], self.directory])
+        tracked = self.record["tracked"]
+        if tracked and self.tether >= 0 and self.stopping != "tether" and self.delivered_by_asker():
+            tracked = False
+        steps = ["from mlproj_core.runs import deliver; deliver(sys.argv[2])"] if tracked else []
+        if contained:  # its end is on record, and nobody needs to look at it any more
+            steps.append("from mlproj_core.backends.local.container import tidy; tidy(sys.argv[2])")
+        if steps:
+            for mark in ("MLPROJ_ATTEMPT", "MLPROJ_RESULT"):  # it is no part of the run any more
+                os.environ.pop(mark, None)
+            code = "; ".join(["import sys; sys.path.append(sys.argv[1])", *steps])
+            os.execv(sys.executable, [sys.executable, "-c", code, self.request["import_root"], self.directory])
 
     def delivered_by_asker(self) -> bool:
         """Whether the asker of a tethered run delivered the outcome itself, which spares a process."""
