@@ -49,7 +49,11 @@ PATIENCE = 60.0
 
 
 def run(supervisor: Supervisor) -> dict[str, Any]:
-    """Have the run's container made and seen to its end; the outcome."""
+    """Fetch the data, and have the run's container made and seen to its end; the outcome."""
+    if (failed := supervisor.data()) is not None:
+        return failed
+    if supervisor.stop_requested():
+        return supervisor.stopped()
     supervisor.enter("image")
     supervisor.margin = MARGIN
     answer = supervisor.errand(ENDED, CLIENT, {"directory": supervisor.directory})

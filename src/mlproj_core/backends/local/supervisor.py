@@ -23,7 +23,6 @@ and `slots/host/`, where those hold one that count for the host's limit (MLPROJ_
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import os
 import select
@@ -37,11 +36,10 @@ from mlproj_core.backends.local.output import Output
 from mlproj_core.backends.local.processes import (
     descendants,
     kill,
-    oom_kills,
     reap,
     start_time,
 )
-from mlproj_core.backends.local.words import describe, ended_how, farewell, verdict
+from mlproj_core.backends.local.words import ended_how, farewell, stop_meaning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,9 +51,6 @@ if TYPE_CHECKING:
 PR_SET_CHILD_SUBREAPER = 36
 
 READ_BYTES = 65536
-ENVIRONMENT_MARKER = ".mlproj-complete.json"  # as in mlproj_core.environments.environment, which is too heavy here
-ACTIVATED = '__mlproj_command=$1; shift; . "$0"; exec "$BASH" -c "$__mlproj_command"'
-"""Sources the file `$0`, without arguments, and then becomes the bash that the command would have had without it."""
 DELIVERY_BY_ASKER = 30.0
 """Seconds that a living asker of a tethered run is given to deliver the outcome itself, sparing a process."""
 
@@ -97,7 +92,6 @@ class Supervisor:
         self.stopping: str | None = None
         self.reader: int | None = None
         self.slots: list[Slots] = []
-        self.oom_kills = oom_kills()
         self.poll = select.poll()
         self.wakeup, self.wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -138,35 +132,13 @@ class Supervisor:
             self.deadline = time.monotonic() + float(self.request["timeout"])
         if self.stop_requested():
             return self.stopped()
-        contained = self.request.get("container") is not None  # which the claims of an earlier release do not have
-        environment = {} if contained else self.environment()
-        if "status" in environment:
-            return environment
-        if self.stop_requested():
-            return self.stopped()
-        if (failed := self.data()) is not None:
-            return failed
-        if self.stop_requested():
-            return self.stopped()
-        if contained:
-            from mlproj_core.backends.local import contained as container
+        if self.request.get("container") is None:  # which the claims of an earlier release do not have
+            from mlproj_core.backends.local import hosted
 
-            return container.run(self)
-        self.enter("running")
-        variables = dict(os.environ)
-        for name in environment["unset"]:
-            variables.pop(name, None)
-        variables.update(environment["variables"])
-        if environment["path_prefix"]:
-            path = [*environment["path_prefix"], variables.get("PATH", os.defpath)]
-            variables["PATH"] = os.pathsep.join(path)
-        command = ["bash", "-c", self.request["command"]]
-        if activation := environment.get("activation"):  # which the environments of an earlier release do not have
-            command = ["bash", "-c", ACTIVATED, activation, self.request["command"]]
-        status = self.execute(command, self.request["directory"], variables)
-        if self.stopping:
-            return self.stopped()
-        return self.outcome_of(status)
+            return hosted.run(self)
+        from mlproj_core.backends.local import contained
+
+        return contained.run(self)
 
     # -- the limits on the runs of this host
 
@@ -211,36 +183,6 @@ class Supervisor:
         else:
             self.say(f"waited {time.monotonic() - began:.1f} s; another run has ended, and this one goes on")
         return not stopped
-
-    # -- the environment
-
-    def environment(self) -> dict[str, Any]:
-        """The environment to run in, built if need be; else the outcome of the run that goes without."""
-        wanted = self.request["environment"]
-        ready = wanted["ready"]
-        if ready is not None and self.hold(ready):
-            self.say(f"environment: {describe(ready)} (found ready)")
-            return dict(ready)
-        self.enter("environment")
-        while True:
-            answer = self.errand("environment", "mlproj_core.environments.build", wanted["request"])
-            if "status" in answer:
-                return answer
-            if self.hold(answer["environment"]):
-                self.say(f"environment: {describe(answer['environment'])} (made for this run)")
-                return dict(answer["environment"])
-            # It was pruned between its making and our hold on it: make it again.
-
-    def hold(self, environment: dict[str, Any]) -> bool:
-        """Take the shared lock that keeps the environment from being pruned; False if it is gone."""
-        if environment.get("in_use_lock"):
-            try:
-                descriptor = os.open(environment["in_use_lock"], os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                return False
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        prefix = environment["prefix"]
-        return prefix is None or os.path.exists(os.path.join(prefix, ENVIRONMENT_MARKER))
 
     # -- the data
 
@@ -399,27 +341,8 @@ class Supervisor:
     # -- outcomes
 
     def stopped(self) -> dict[str, Any]:
-        if self.stopping == "cancel":
-            return self.outcome("KILLED", "cancelled", "the run was cancelled", retryable=False)
-        if self.stopping == "timeout":
-            message = f"the run took longer than its timeout of {self.request['timeout']:g} seconds"
-            return self.outcome("FAILED", "timeout", message, retryable=True)
-        if self.stopping == "tether":
-            message = "the process that asked for this tethered run ended, and so the run was ended"
-            return self.outcome("KILLED", "lost", message, retryable=True)
-        message = "the run's supervisor was told to end by a signal, as when a machine shuts down"
-        return self.outcome("KILLED", "lost", message, retryable=True)
-
-    def outcome_of(self, status: int) -> dict[str, Any]:
-        if status == 0:
-            return {"status": "FINISHED", "reason": None}
-        message, exit_code, number = verdict(status)
-        killed = number == signal.SIGKILL
-        code = "project_code"
-        if killed and oom_kills() > self.oom_kills:
-            code = "oom"
-            message += "; meanwhile the kernel killed a process because memory had run out"
-        return self.outcome("FAILED", code, message, retryable=killed, exit_code=exit_code, signal=number or None)
+        status, code, message, retryable = stop_meaning(self.stopping, self.request["timeout"])
+        return self.outcome(status, code, message, retryable=retryable)
 
     def outcome(
         self,
