@@ -250,7 +250,12 @@ def _launch(
     # The host's own environment needs no environment file, and MLflow does not look at a faulty one then.
     unread = wanted_manager == "local" and project.environment_source.kind != "docker"
     environment = None if unread else project.environment_of(request.entry_point)
-    container = wanted_container(request, project.environment_source.docker)
+    container = wanted_container(
+        request,
+        project.environment_source.docker,
+        directory=checkout.directory,
+        environ={**visible(os.environ, request.withhold), **variables},
+    )
     plan: dict[str, Any] = {"ready": None, "request": None}
     if container is not None:
         manager = "docker"
