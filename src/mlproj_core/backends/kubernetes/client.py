@@ -8,9 +8,10 @@ refused by name, and making models of every event costs more than all else that 
 from __future__ import annotations
 
 import json
-import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
@@ -20,13 +21,16 @@ from mlproj_core.errors import ContactLost, UserError
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
-__all__ = ["AccessRefused", "Cluster", "Conflict", "Expired", "InvalidObject", "Throttled"]
+__all__ = ["AccessRefused", "Cluster", "Conflict", "Expired", "InvalidObject", "Stream", "Throttled"]
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to wait for a connection."""
 
 READ_TIMEOUT = 30.0
 """Seconds to wait for an answer, or for the next piece of one."""
+
+QUIET = 120.0
+"""Seconds in which a watch says nothing until its connection is taken for dead: bookmarks come every minute or so."""
 
 PATIENCE = 10.0
 """Seconds that a request may spend on a server that is unwell before it raises."""
@@ -68,6 +72,45 @@ class Throttled(Exception):
 class _Answer:
     status: int
     body: Any
+
+
+class Stream:
+    """Lines of an answer as they come, with their ends; the last one may be without.
+
+    Raises:
+        Throttled: the connection broke, or was silent for too long.
+    """
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        rest = b""
+        try:
+            for piece in self._response.stream(65536, decode_content=True):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    yield line + b"\n"
+            if rest:
+                yield rest
+        except GeneratorExit:
+            raise
+        except Exception as error:
+            raise Throttled(f"the connection broke: {error}") from None
+        finally:
+            self.close()
+
+    def cut(self) -> None:
+        """End it from another thread, which waits for the next line."""
+        sock = getattr(self._response.connection, "sock", None)
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give up what was not read."""
+        self._response.close()
+        self._response.release_conn()
 
 
 class Cluster:
@@ -145,12 +188,12 @@ class Cluster:
 
     # -- streams
 
-    def watch(self, kind: str, labels: str, version: str, seconds: int) -> Iterator[dict[str, Any]]:
-        """Events after a resource version, as they come, bookmarks too; it ends after some seconds at the latest.
+    def watch(self, kind: str, labels: str, version: str, seconds: int) -> Stream:
+        """The events after a resource version, one in each line; it ends after some seconds at the latest.
 
         Raises:
             Expired: the resource version is too long ago.
-            Throttled: the server is unwell, or the connection broke.
+            Throttled: the server is unwell.
         """
         query = {
             "watch": "true",
@@ -159,20 +202,12 @@ class Cluster:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(seconds),
         }
-        response = self._open("watch", kind, "", query, read_timeout=seconds + READ_TIMEOUT)
-        for line in _lines(response):
-            event = json.loads(line)
-            if event["type"] == "ERROR":
-                status = event["object"]
-                if status.get("code") == 410:
-                    raise Expired(status.get("message", ""))
-                raise Throttled(f"{self.where}: the watch of {kind} ended: {status.get('message')}")
-            yield event
+        return self._open("watch", kind, "", query, read_timeout=QUIET)
 
     def log(
         self, pod: str, container: str, *, since: str | None = None, follow: bool = False, tail: int | None = None
-    ) -> Iterator[bytes]:
-        """Lines of a container's output, each begun with its time; nothing if there is no such pod or no output yet.
+    ) -> Stream | None:
+        """A container's output, each line begun with its time; None if there is no such pod, or no output yet.
 
         Args:
             pod: its name.
@@ -182,18 +217,17 @@ class Cluster:
             tail: how many of the last lines; None for all.
 
         Raises:
-            Throttled: the server is unwell, or the connection broke.
+            Throttled: the server is unwell.
         """
         query = {"container": container, "timestamps": "true"}
         query |= {"follow": "true"} if follow else {}
         query |= {"sinceTime": since} if since is not None else {}
         query |= {"tailLines": str(tail)} if tail is not None else {}
         try:
-            # A container that prints nothing for a day sends nothing for a day: the server closes what is dead.
-            response = self._open("get", "pods", f"{pod}/log", query, read_timeout=None if follow else READ_TIMEOUT)
+            # A container that prints nothing for a day sends nothing for a day.
+            return self._open("get", "pods", f"{pod}/log", query, read_timeout=None if follow else READ_TIMEOUT)
         except InvalidObject:  # 400: the container has not started; 404: the pod is gone
-            return
-        yield from _lines(response)
+            return None
 
     def close(self) -> None:
         """Close the connections; the next request opens others."""
@@ -255,11 +289,11 @@ class Cluster:
             raise self._unwell(verb, kind, answer, response.headers)
         return answer
 
-    def _open(self, verb: str, kind: str, name: str, query: Mapping[str, str], *, read_timeout: float | None) -> Any:
+    def _open(self, verb: str, kind: str, name: str, query: Mapping[str, str], *, read_timeout: float | None) -> Stream:
         """A response to read piece by piece."""
         response = self._request("GET", kind, name, query, None, "", read_timeout)
         if response.status == 200:
-            return response
+            return Stream(response)
         try:
             answer = _Answer(response.status, _json(response.data))
         finally:
@@ -350,26 +384,6 @@ class Cluster:
         if answer.status == 404 and verb == "create":
             raise self._no_namespace(kind)
         raise InvalidObject(f"{_capital(self.where)} refuses to {verb} {subject}: HTTP {answer.status}, {said}")
-
-
-def _lines(response: Any) -> Iterator[bytes]:
-    """Lines of a response as they come, with their ends; the last one may be without."""
-    rest = b""
-    try:
-        for piece in response.stream(65536, decode_content=True):
-            rest += piece
-            *lines, rest = rest.split(b"\n")
-            for line in lines:
-                yield line + b"\n"
-        if rest:
-            yield rest
-    except GeneratorExit:
-        raise
-    except Exception as error:
-        raise Throttled(f"the connection broke: {error}") from None
-    finally:
-        response.close()
-        response.release_conn()
 
 
 def _json(text: bytes) -> Any:

@@ -20,7 +20,7 @@ from mlproj_core.status import Outcome, RunStatus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["KubernetesHold", "OVER", "change"]
+__all__ = ["OVER", "KubernetesHold", "change", "end"]
 
 OVER: Mapping[str, Any] = {"suspend": False, "parallelism": 0, "activeDeadlineSeconds": 0}
 """What of a Job's spec brings it to its end: the Job controller ends its pods, or makes none, and says that it failed.
@@ -68,7 +68,7 @@ class KubernetesHold:
             if annotation(job, STARTED) is not None or annotation(job, OUTCOME) is not None:
                 return None
             if annotation(job, CANCEL) is not None:  # since it was last looked at
-                return _end(job, Outcome(RunStatus.KILLED, cancelled(), ended_at=time.time()))
+                return end(job, Outcome(RunStatus.KILLED, cancelled(), ended_at=time.time()))
             started = {"metadata": {"annotations": {STARTED: json.dumps(time.time())}}}
             return started if _is_queued(job) else {**started, "spec": {"suspend": False}}
 
@@ -76,7 +76,7 @@ class KubernetesHold:
 
     def end(self, outcome: Outcome) -> None:
         """Write down the outcome; the Job ends without a pod."""
-        change(self._cluster, self.handle, lambda job: None if annotation(job, OUTCOME) else _end(job, outcome))
+        change(self._cluster, self.handle, lambda job: None if annotation(job, OUTCOME) else end(job, outcome))
 
     def release(self) -> None:
         """Nothing is held."""
@@ -115,7 +115,8 @@ def change(
             return changed
 
 
-def _end(job: Mapping[str, Any], outcome: Outcome) -> Mapping[str, Any]:
+def end(job: Mapping[str, Any], outcome: Outcome) -> Mapping[str, Any]:
+    """What makes an outcome the Job's, and ends it without a pod."""
     # What Kueue has queued it starts itself, when its turn comes; then it ends at once.
     spec = {name: value for name, value in OVER.items() if not (name == "suspend" and _is_queued(job))}
     return {"metadata": {"annotations": {OUTCOME: json.dumps(outcome.to_dict())}}, "spec": spec}
