@@ -5,13 +5,32 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlproj_core.backends.kubernetes.config import KubernetesConfig
 from mlproj_core.containers import CODE
 from mlproj_core.errors import UserError
+from mlproj_core.sources.location import Location
 
-__all__ = ["ARCHIVE", "FILES", "WORK", "ArchiveCode", "Code", "GitCode", "ImageCode", "choose_code", "code_container"]
+if TYPE_CHECKING:
+    from mlproj_core.sources import Checkout
+
+__all__ = [
+    "ALTERNATIVES",
+    "ARCHIVE",
+    "FILES",
+    "GIT_PASSWORD",
+    "GIT_USERNAME",
+    "WORK",
+    "ArchiveCode",
+    "Code",
+    "GitCode",
+    "ImageCode",
+    "choose_code",
+    "code_container",
+    "escaped",
+    "git_code",
+]
 
 WORK = "/mlflow/projects"
 """The volume that the code is in, at `containers.CODE`, and that can be written."""
@@ -131,50 +150,67 @@ GIT_USERNAME, GIT_PASSWORD = "git-username", "git-password"
 """Keys of the attempt's Secret."""
 
 
+def git_code(checkout: Checkout, *, login: bool) -> GitCode | str:
+    """How a pod can clone a project that was fetched from a Git repository; else why it cannot, as half a sentence.
+
+    What was fetched from a repository is there to be fetched again. Of a local directory nobody knows whether its
+    commit was pushed, or what was changed since.
+
+    Args:
+        checkout: the project's files.
+        login: whether there is a login for the repository.
+    """
+    if checkout.owned is None:
+        return "the project is a local directory, whose changes a pod cannot fetch"
+    location = Location.parse(checkout.uri)
+    if location.is_archive or checkout.commit is None:
+        return "the project is no Git repository"
+    if location.path is not None:
+        return "the repository is a directory of this host, which a pod does not see"
+    if not location.url.startswith(("https://", "http://", "git://")):
+        return "the repository is reached by ssh, for which a pod has no key (its https:// URL would do)"
+    return GitCode(location.url, checkout.commit, checkout.subdirectory, login)
+
+
 def choose_code(
-    config: KubernetesConfig,
-    *,
-    prebuilt: bool = False,
-    build: bool = False,
-    archive_fits: bool = True,
-    git: GitCode | None = None,
-    git_refused: str = "the project is no Git repository with a commit that a pod can clone",
+    config: KubernetesConfig, *, prebuilt: bool, build: bool, archive_fits: bool, git: GitCode | str
 ) -> str:
     """How the code gets in: "image", "git", "secret" or "build".
 
-    What the caller says by `code` holds. Else: an image that the caller named by docker_args is taken to hold the
-    code; `build_image`, or a `repository-uri`, asks for one to be built, as `mlflow run` does; an archive in the
-    Secret is the very code that stands here; what is too large for it is cloned.
+    What the caller says by `code` holds. Else `build_image`, or a `repository-uri`, asks for an image to be built, as
+    `mlflow run` does; an image that the caller named by docker_args is taken to hold the code; an archive in the Secret
+    is the very code that stands here; what is too large for it is cloned.
 
     Args:
         config: the caller's settings.
         prebuilt: whether the caller named an image by docker_args.
         build: whether the caller asked for a build.
-        archive_fits: whether the code's archive fits into a Secret.
-        git: how a pod could clone it; None if it could not.
-        git_refused: why not.
+        archive_fits: whether the code's archive fits into the Secret.
+        git: see `git_code`.
 
     Raises:
         UserError: the way that was asked for cannot be, or no way can.
     """
-    if config.code == "git" and git is None:
-        raise UserError(f'backend_config: \'code\' is "git", but {git_refused}. Leave it out, or say "secret".')
-    if config.code not in ("auto", "build"):
-        return config.code
-    if build or config.code == "build" or (config.repository_uri is not None and not prebuilt):
+    if config.code == "git" and isinstance(git, str):
+        raise UserError(f'backend_config: \'code\' is "git", but {git}. Leave it out, or say "secret".')
+    if build and config.code not in ("auto", "build"):
+        raise UserError(f"build_image is asked for, and 'code' of backend_config says {config.code!r}: leave one out.")
+    if build or config.code == "build" or (config.code == "auto" and config.repository_uri and not prebuilt):
         if config.repository_uri is None:
             raise UserError(
                 "build_image: the cluster must be able to pull the image that is built. Say where it is to be pushed: "
                 "backend_config={'repository-uri': 'registry.example.com/team/project'}."
             )
         return "build"
+    if config.code != "auto":
+        return config.code
     if prebuilt:
         return "image"
     if archive_fits:
         return "secret"
-    if git is not None:
-        return "git"
-    raise UserError(f"The project's code is too large for a Kubernetes Secret, and {git_refused}. {ALTERNATIVES}")
+    if isinstance(git, str):
+        raise UserError(f"The project's code is too large for a Kubernetes Secret, and {git}. {ALTERNATIVES}")
+    return "git"
 
 
 ALTERNATIVES = (

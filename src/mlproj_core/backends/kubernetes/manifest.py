@@ -14,7 +14,7 @@ from mlproj_core.errors import UserError
 
 __all__ = [
     "CACHE",
-    "DEFAULT_CONTAINER",
+    "CONTAINER_NAME",
     "LAUNCH",
     "RESULT",
     "TTL",
@@ -22,7 +22,6 @@ __all__ = [
     "SecretContent",
     "build_job",
     "build_secret",
-    "main_container",
     "stock_image",
     "work_directory",
 ]
@@ -31,8 +30,10 @@ TTL = 7 * 24 * 3600
 """Seconds. Long enough that a weekend's runs are still there on Monday, with their logs, and an untracked run has no
 other memory. Short enough that they fill neither the cluster's store nor a namespace's quota of Jobs."""
 
+CONTAINER_NAME = "mlproj/container"
+"""The annotation of Job and pod that names the project's container."""
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
-"""The annotation of a pod that names the project's container, to us and to `kubectl logs`."""
+"""The same for `kubectl logs` and `kubectl exec`, of the pod."""
 
 _STAY = {
     # A pod that is moved to another node is a failed attempt.
@@ -55,12 +56,12 @@ def build_job(parts: JobParts) -> dict[str, Any]:
     spec = job.get("spec") or {}
     template = spec.get("template") or {}
     pod = pod_spec(parts)
-    main = pod["containers"][parts.template.index(parts.project_name)]["name"]
+    name = pod["containers"][parts.template.index(parts.project_name)]["name"]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            **_metadata(job.get("metadata") or {}, parts, parts.annotations),
+            **_metadata(job.get("metadata") or {}, parts, {**parts.annotations, CONTAINER_NAME: name}),
             "name": parts.name,
             "namespace": parts.namespace,
         },
@@ -76,17 +77,13 @@ def build_job(parts: JobParts) -> dict[str, Any]:
             "podReplacementPolicy": "Failed",
             **_lifetime(spec, parts),
             "template": {
-                "metadata": _metadata(template.get("metadata") or {}, parts, {DEFAULT_CONTAINER: main}, _STAY),
+                "metadata": _metadata(
+                    template.get("metadata") or {}, parts, {CONTAINER_NAME: name, DEFAULT_CONTAINER: name}, _STAY
+                ),
                 "spec": pod,
             },
         },
     }
-
-
-def main_container(pod: Mapping[str, Any]) -> str:
-    """The name of the project's container, given a pod (or a Job's template of one)."""
-    name = (pod.get("metadata", {}).get("annotations") or {}).get(DEFAULT_CONTAINER)
-    return str(name or pod["spec"]["containers"][0]["name"])
 
 
 def _metadata(

@@ -10,7 +10,7 @@ from typing import Any
 from mlproj_core.backends.kubernetes.code import FILES, WORK, ArchiveCode, ImageCode, code_container, escaped
 from mlproj_core.backends.kubernetes.parts import CACHE, RESULT, JobParts
 from mlproj_core.backends.kubernetes.secret import CODE_KEY, LAUNCHER_KEY, PLAN_KEY
-from mlproj_core.backends.kubernetes.security import has_identity, secured
+from mlproj_core.backends.kubernetes.security import IDENTITY, has_identity, secured
 from mlproj_core.backends.kubernetes.template import CONTAINER
 from mlproj_core.containers import CODE
 from mlproj_core.errors import UserError
@@ -191,7 +191,9 @@ def _code_container(
     if isinstance(parts.code, ArchiveCode):
         mounts += [one.mount for one in volumes if one.path == FILES]
     container["volumeMounts"] = mounts
-    container["securityContext"] = secured(
-        {"securityContext": main["securityContext"]}, pod, parts.config, read_only=True
-    )
+    # It writes for the other, and so as the same user; it needs none of the other's privileges.
+    user = {
+        "securityContext": {name: main["securityContext"][name] for name in IDENTITY if name in main["securityContext"]}
+    }
+    container["securityContext"] = secured(user, pod, parts.config)
     return container

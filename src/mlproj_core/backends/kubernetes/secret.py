@@ -76,8 +76,9 @@ class SecretContent:
             )
         largest = max((name for name in data if name != CODE_KEY), key=lambda name: len(data[name]))
         return (
-            f"A Kubernetes Secret holds {_kib(LIMIT)}, but the run's variables and files have {_kib(size - archive)}; "
-            f"the largest is {largest}, of {_kib(len(data[largest]))}. Give large values by a file that the project reads."
+            f"A Kubernetes Secret holds {_kib(LIMIT)}, but the run's variables and files have {_kib(size - archive)}. "
+            f"The largest, {largest}, has {_kib(len(data[largest]))}: give large values by a file that the project "
+            "reads."
         )
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from mlproj_core.backends.kubernetes.config import KubernetesConfig
 
-__all__ = ["has_identity", "secured"]
+__all__ = ["IDENTITY", "has_identity", "secured"]
 
-_IDENTITY = ("runAsUser", "runAsGroup", "runAsNonRoot")
+IDENTITY = ("runAsUser", "runAsGroup", "runAsNonRoot")
+"""What of a security context says as whom a container runs."""
 
 
 def has_identity(container: Mapping[str, Any], pod: Mapping[str, Any], config: KubernetesConfig) -> bool:
@@ -24,7 +25,7 @@ def has_identity(container: Mapping[str, Any], pod: Mapping[str, Any], config: K
         config: the caller's settings.
     """
     said = {**(pod.get("securityContext") or {}), **(container.get("securityContext") or {})}
-    return config.run_as_user != "image" and not any(name in said for name in _IDENTITY)
+    return config.run_as_user != "image" and not any(name in said for name in IDENTITY)
 
 
 def secured(
