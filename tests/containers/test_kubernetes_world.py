@@ -1,0 +1,76 @@
+"""The tests' own Kubernetes cluster says and refuses what a real one does."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from docker_world import shell_rootfs
+from kubernetes_cluster import Cluster
+from kubernetes_docker import DockerRuntime
+from kubernetes_recordings import (
+    SCENARIOS,
+    Player,
+    comparable,
+    difference,
+    job_state,
+    pod_state,
+    states,
+    what_is_said,
+)
+
+
+@pytest.fixture(scope="module")
+def played(shared_engine, tmp_path_factory):
+    """Every scenario of the recordings, played at once to one cluster at the pace of a real one."""
+    shared_engine.add_image("busybox:1.35", shell_rootfs(), ["ENV PATH=/bin"])
+    runtime = DockerRuntime(shared_engine, tmp_path_factory.mktemp("node"))
+    with Cluster(runtime, pace=1) as cluster, ThreadPoolExecutor(len(SCENARIOS)) as pool:
+        players = {name: Player(cluster, name) for name in SCENARIOS}
+        ends = {name: pool.submit(player.play) for name, player in players.items()}
+        yield lambda name: ends[name].result() or players[name]
+    shared_engine.remove_containers()
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+class TestRecording:
+    """A scenario of a real cluster, and the same here."""
+
+    def test_jobs_go_through_the_same_states(self, played, name):
+        self._compare(played(name), "jobs", job_state)
+
+    def test_pods_go_through_the_same_states(self, played, name):
+        self._compare(played(name), "pods", pod_state)
+
+    def _compare(self, player, kind, state_of):
+        recorded = [event["event"] for event in player.recorded["watch"][kind]]
+        here = getattr(player, kind)
+        theirs, ours = states(recorded, state_of), states(here, state_of)
+        same = [[s for s, _ in line] for line in theirs] == [[s for s, _ in line] for line in ours]
+        assert same, difference(recorded, here, state_of)
+        for their_line, our_line in zip(theirs, ours, strict=True):
+            for (state, their), (_, our) in zip(their_line, our_line, strict=True):
+                assert comparable(our) == comparable(their), state
+
+    def test_the_same_events_are_said(self, played, name):
+        player = played(name)
+        recorded = what_is_said([event["event"] for event in player.recorded["watch"]["events"]])
+        assert what_is_said(player.events) == recorded
+
+    def test_requests_are_answered_alike(self, played, name):
+        for exchange, status, headers, body in played(name).answers:
+            recorded = exchange["response"]
+            assert status == recorded["status"], body
+            assert headers.get("Warning") == recorded["headers"].get("Warning")
+            assert headers["Content-Type"] == recorded["headers"]["Content-Type"]
+            if isinstance(recorded["body"], dict):
+                ours = json.loads(body)
+                for our, their in zip(
+                    [ours, *ours.get("items", ())], [recorded["body"], *recorded["body"].get("items", ())], strict=True
+                ):
+                    our, their = ({k: v for k, v in one.items() if k != "items"} for one in (our, their))
+                    assert comparable(our) == comparable(their)
+            elif name != "oom-killed":  # which of its processes is killed, and who says so, is the shell's affair
+                words = [
+                    [line.partition(" ")[2] for line in text.splitlines()] for text in (body.decode(), recorded["body"])
+                ]
+                assert words[0] == words[1]
