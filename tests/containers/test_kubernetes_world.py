@@ -64,9 +64,13 @@ class TestRecording:
             assert headers["Content-Type"] == recorded["headers"]["Content-Type"]
             if isinstance(recorded["body"], dict):
                 ours = json.loads(body)
-                for our, their in zip([ours, *ours.get("items", ())], [recorded["body"], *recorded["body"].get("items", ())], strict=True):
+                for our, their in zip(
+                    [ours, *ours.get("items", ())], [recorded["body"], *recorded["body"].get("items", ())], strict=True
+                ):
                     our, their = ({k: v for k, v in one.items() if k != "items"} for one in (our, their))
                     assert comparable(our) == comparable(their)
             elif name != "oom-killed":  # which of its processes is killed, and who says so, is the shell's affair
-                words = [[line.partition(" ")[2] for line in text.splitlines()] for text in (body.decode(), recorded["body"])]
+                words = [
+                    [line.partition(" ")[2] for line in text.splitlines()] for text in (body.decode(), recorded["body"])
+                ]
                 assert words[0] == words[1]

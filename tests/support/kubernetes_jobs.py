@@ -221,7 +221,7 @@ class _Sync:
         self.spec = job["spec"]
         self.status = copy.deepcopy(job.get("status") or {})
         self.deleting = "deletionTimestamp" in job["metadata"]
-        self.removed = set()
+        self.deleted = set()
 
     def run(self, enqueue, retries):
         uncounted = self.status.get("uncountedTerminatedPods", {})
@@ -274,7 +274,6 @@ class _Sync:
         """Make and delete pods. Returns those that are active then, and what kept one from being made."""
         if self.spec["suspend"]:
             for pod in active:
-                self.removed.add(_uid(pod))
                 self._untrack(pod)
                 self._delete(pod)
             self._suspended(True)
@@ -339,18 +338,16 @@ class _Sync:
             any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
             for pod in (active if not self.deleting else [p for p in self.pods if _active(p)])
         )
-        terminating = [p for p in self._current() if "deletionTimestamp" in p["metadata"] and not _ended_phase(p)]
+        terminating = [
+            pod for pod in self.pods
+            if ("deletionTimestamp" in pod["metadata"] or _uid(pod) in self.deleted) and not _ended_phase(pod)
+        ]  # fmt: skip
         self.status.pop("active", None)
         if active:
             self.status["active"] = len(active)
         self.status["ready"] = ready
         self.status["terminating"] = len(terminating)
         self.status.setdefault("uncountedTerminatedPods", {})
-
-    def _current(self):
-        """The pods as they are now, with what this look has deleted."""
-        found = (self.store.find(PODS, self.key[0], pod["metadata"]["name"]) for pod in self.pods)
-        return [pod for pod in found if pod is not None]
 
     def _finish(self, target, succeeded, failed):
         """Count pods by way of the finalizer, then say how the Job ended."""
@@ -369,8 +366,8 @@ class _Sync:
             for kind, uids in uncounted.items():
                 self.status[kind] = self.status.get(kind, 0) + len(uids)
             self.status["uncountedTerminatedPods"] = {}
-        elif self._flush() and target and self.status["terminating"] == 0:
-            pass  # the count first, then the end: two updates, as a real controller writes them
+        else:
+            self._flush()  # the count first, then the end: two updates, as a real controller writes them
         if target and self.status["terminating"] == 0:
             self._end(target)
         self._flush()
@@ -425,6 +422,7 @@ class _Sync:
     def _delete(self, pod):
         with contextlib.suppress(refusals.Refusal):
             self.store.delete(PODS, self.key[0], pod["metadata"]["name"])
+            self.deleted.add(_uid(pod))
             self._event("Normal", "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}")
 
 

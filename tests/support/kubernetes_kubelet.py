@@ -16,8 +16,8 @@ RELIST = 0.5
 """Seconds until a kubelet has seen that a container ended."""
 SETTLE = 1.0
 """Seconds from there until the pod's phase says so."""
-REACTION = 0.3
-"""Seconds until a kubelet has seen that a pod is deleted."""
+REACTION, FORCED = 0.3, 1.2
+"""Seconds until a kubelet has seen that a pod is deleted; by then the controller has counted one that had no grace."""
 PULL_AGAIN, CONFIGURE_AGAIN, RESTART = 14.0, 1.0, 10.0
 
 
@@ -69,7 +69,7 @@ class PodWorker:
             self._killer.join()
 
     def _kill(self, grace, evicted):
-        self._pause(REACTION * (2 if grace == 0 else 1))
+        self._pause(FORCED if grace == 0 else REACTION)
         if evicted:
             self.state.reason, self.state.message = "Evicted", evicted
             self.state.disruption = ("TerminationByKubelet", evicted)
@@ -168,7 +168,7 @@ class PodWorker:
         """Wait for a container that runs, and again when it is restarted."""
         while True:
             ended = state.running.wait()
-            self._node.logs.of(self.pod, state.name).end()
+            state.running.log.end()
             if self._stopped:
                 return
             if not self._killing.is_set():
@@ -219,7 +219,7 @@ class PodWorker:
             message = str(problem)
             self._event("Warning", "Failed", f"Error: {message}", state)
             self._pause(RELIST)
-            self._node.logs.of(self.pod, state.name).end()
+            container.log.end()
             self.state.has_address = True
             state.end(128, "StartError", 0, time.time(), message)
             self._write()

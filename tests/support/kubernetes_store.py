@@ -106,7 +106,7 @@ class Store:
                 metadata.pop("finalizers", None)
             gone = "deletionTimestamp" in metadata and "finalizers" not in metadata
             if gone and metadata.get("deletionGracePeriodSeconds", 0) == 0:
-                return self._remove(resource, key, item)
+                return self._remove(resource, key, copy.deepcopy(old))  # its end shows the finalizer that went last
             self._record(resource, "MODIFIED", key, item)
             return item
 
