@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlproj_core.backends.backend import Sighting, State
 from mlproj_core.backends.kubernetes import ending, logs
-from mlproj_core.backends.kubernetes.client import AccessRefused, Cluster, Conflict
+from mlproj_core.backends.kubernetes.client import AccessRefused, Cluster, Conflict, Throttled
 from mlproj_core.backends.kubernetes.config import KubernetesConfig
 from mlproj_core.backends.kubernetes.connect import Clusters
-from mlproj_core.backends.kubernetes.hold import OVER, KubernetesHold, change, end
+from mlproj_core.backends.kubernetes.hold import OVER, KubernetesHold, Vanished, change, end
 from mlproj_core.backends.kubernetes.labels import KEY
 from mlproj_core.backends.kubernetes.objects import (
     CANCEL,
@@ -23,19 +23,20 @@ from mlproj_core.backends.kubernetes.objects import (
     MANAGED,
     OUTCOME,
     RECORD,
+    RESULT,
     SETTLED,
     STARTED,
     annotation,
     is_finished,
     living_pods,
 )
-from mlproj_core.backends.kubernetes.verdict import Verdict, judge, needs_events
-from mlproj_core.backends.kubernetes.watch import Waiter, pods_of, waiting
+from mlproj_core.backends.kubernetes.verdict import Verdict, judge, needs_events, needs_pods, until_overdue
+from mlproj_core.backends.kubernetes.watch import Waiter, events_of, loop_waiting, pods_of, wait_in_loop, waiting
 from mlproj_core.claim import Claim, Record
 from mlproj_core.errors import ContactLost, ExecutionException
-from mlproj_core.handle import RunHandle, attempt_name, key_digest
+from mlproj_core.handle import RunHandle, key_digest
 from mlproj_core.launch import Launch
-from mlproj_core.status import Outcome, Phase, RunStatus
+from mlproj_core.status import Outcome, RunStatus
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -113,7 +114,7 @@ class KubernetesBackend:
                 if not job["metadata"].get("deletionTimestamp"):
                     return None
             time.sleep(LOOK_INTERVAL)  # it is being deleted; once it is gone the name is free
-        return KubernetesHold(cluster, _handle(cluster, claim, job), work)
+        return KubernetesHold(cluster, _handle(cluster, claim, job), self._config, work)
 
     def adopt(self, handle: RunHandle) -> KubernetesHold | None:
         """A hold on a claim that was not started; there may be several."""
@@ -124,7 +125,7 @@ class KubernetesBackend:
             return None
         if annotation(job, STARTED) is not None or annotation(job, OUTCOME) is not None:
             return None
-        return KubernetesHold(cluster, _handle(cluster, Claim.from_dict(annotation(job, CLAIM)), job))
+        return KubernetesHold(cluster, _handle(cluster, Claim.from_dict(annotation(job, CLAIM)), job), self._config)
 
     # -- looking
 
@@ -155,50 +156,25 @@ class KubernetesBackend:
         return False
 
     def wait(self, handle: RunHandle, timeout: float | None) -> None:
-        """Wait by the watch that all waits of this process share."""
+        """Wait by the watch that all who wait in this process share."""
         until = None if timeout is None else time.monotonic() + timeout
-        cluster = self._cluster_of(handle)
         if timeout is not None and timeout < SHORT:
-            self._wait_shortly(handle, time.monotonic() + timeout)
+            while self.look(handle).state in _WAITED_FOR and (left := until - time.monotonic()) > 0:  # type: ignore[operator]
+                time.sleep(min(left, LOOK_INTERVAL))
             return
-        woken = threading.Event()
-        with waiting(cluster, handle, woken.set) as waiter, _contact():
-            while True:
-                woken.clear()
-                pause = _pause(cluster, waiter, until)
-                if pause is not None and pause <= 0:
-                    return
-                woken.wait(pause)
+        with _contact():
+            _wait_until(self._cluster_of(handle), handle, _is_over, until)
 
     async def wait_async(self, handle: RunHandle, timeout: float | None) -> None:
-        """As `wait`; the watch wakes the event loop."""
+        """As `wait`: the thread of the watch wakes the event loop."""
         import asyncio
 
         until = None if timeout is None else time.monotonic() + timeout
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        cluster = await asyncio.to_thread(self._cluster_of, handle)
-
-        def wake() -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(woken.set)
-
-        with waiting(cluster, handle, wake) as waiter, _contact():
-            while True:
-                woken.clear()
-                pause = await asyncio.to_thread(_pause, cluster, waiter, until)
-                if pause is not None and pause <= 0:
-                    return
-                try:
-                    await asyncio.wait_for(woken.wait(), pause)
-                except asyncio.TimeoutError:
-                    continue
-
-    def _wait_shortly(self, handle: RunHandle, until: float) -> None:
-        while self.look(handle).state in _WAITED_FOR:
-            left = until - time.monotonic()
-            if left <= 0:
-                return
-            time.sleep(min(left, LOOK_INTERVAL))
+        with _contact():
+            cluster = await asyncio.to_thread(self._cluster_of, handle)
+            with loop_waiting(cluster, handle) as (waiter, woken):
+                while (pause := await asyncio.to_thread(_pause, cluster, waiter, _is_over, until)) != 0:
+                    await wait_in_loop(woken, pause)
 
     # -- output
 
@@ -228,7 +204,10 @@ class KubernetesBackend:
     def read_result(self, handle: RunHandle) -> dict[str, Any] | None:
         """The JSON object at MLPROJ_RESULT: the termination message of the project's container."""
         with _contact():
-            text = logs.termination_message(self._cluster_of(handle), handle)
+            cluster = self._cluster_of(handle)
+            job = cluster.get("jobs", handle.name)
+            kept = annotation(job, RESULT) if job is not None else None
+            text = str(kept) if kept is not None else logs.termination_message(cluster, handle)
         if not text.strip():
             return None
         try:
@@ -252,51 +231,156 @@ class KubernetesBackend:
             over = annotation(job, OUTCOME) is not None or annotation(job, CANCEL) is not None or is_finished(job)
             return None if over else mark
 
-        with _contact():
+        with _contact(), suppress(Vanished):
             change(self._cluster_of(handle), handle, edit)
 
     def stop(self, handle: RunHandle) -> None:
         """Bring the Job to its end, and wait until its pods are gone."""
-        killed = Outcome(RunStatus.KILLED, ending.cancelled(), ended_at=time.time())
-        with _contact():
-            self._end(handle, killed)
+        self._end(handle, lambda: Outcome(RunStatus.KILLED, ending.cancelled(), ended_at=time.time()))
 
     def bury(self, handle: RunHandle) -> None:
-        """End a Job that will come to nothing, with the reason for that as its outcome."""
+        """End a Job that comes to nothing, with the reason for that as its outcome."""
         cluster = self._cluster_of(handle)
         with _contact():
             _, verdict = _judged(cluster, handle)
-            if verdict.state is State.LOST and verdict.outcome is not None:
-                self._end(handle, verdict.outcome)
+        if verdict.state is State.LOST and verdict.outcome is not None:
+            outcome = verdict.outcome
+            self._end(handle, lambda: outcome, at_once=True)
 
-    def _end(self, handle: RunHandle, outcome: Outcome) -> None:
-        """Write down an outcome, unless the Job came to an end of its own, and return when no pod is left."""
-        cluster = self._cluster_of(handle)
+    def _end(self, handle: RunHandle, outcome: Callable[[], Outcome], *, at_once: bool = False) -> None:
+        """End a Job and return when none of its pods is left.
+
+        Args:
+            handle: of its attempt.
+            outcome: what it comes to if it never started.
+            at_once: whether it comes to that in any case; else to what the Job controller makes of it.
+        """
+        cluster, grace = self._cluster_of(handle), 0.0
 
         def edit(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
-            if is_finished(job) or annotation(job, OUTCOME) is not None:
+            nonlocal grace
+            grace = float(job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30))
+            if is_finished(job) or job["metadata"].get("deletionTimestamp"):
                 return None
-            started = annotation(job, STARTED) is not None
-            return {"spec": dict(OVER)} if started and outcome.status is RunStatus.KILLED else end(job, outcome)
+            if annotation(job, OUTCOME) is not None:
+                return None if job["spec"].get("activeDeadlineSeconds") == 0 else {"spec": dict(OVER)}
+            started = annotation(job, STARTED) is not None and not job["spec"].get("suspend")
+            return {"spec": dict(OVER)} if started and not at_once else end(job, outcome())
 
-        patience = None
-        while True:
-            job = cluster.get("jobs", handle.name)
-            if job is None:
+        with _contact():
+            try:
+                change(cluster, handle, edit)
+            except Vanished:
                 return
-            pods = pods_of(cluster, handle)
-            if not job["metadata"].get("deletionTimestamp"):
-                ...
-            return
+            _wait_until(cluster, handle, _is_gone, time.monotonic() + grace + STOP_PATIENCE)
+            job, pods = cluster.get("jobs", handle.name), pods_of(cluster, handle)
+            if not _is_gone(cluster, job, pods):
+                names = ", ".join(pod["metadata"]["name"] for pod in living_pods(pods, time.time()))
+                raise ContactLost(
+                    f"Run {handle.tag} is to end, and {names or 'its Job'} in {cluster.where} has not done so "
+                    f"{grace + STOP_PATIENCE:g} s later. The Job controller or the pod's node may be down."
+                )
 
     def settled(self, handle: RunHandle) -> None:
-        """Write on the Job that the outcome was delivered, and the outcome: pods may be gone before it is."""
+        """Write on the Job that its outcome was delivered, with outcome and result: pods go before their Job does."""
         cluster = self._cluster_of(handle)
+        with _contact():
+            job, verdict = _judged(cluster, handle)
+            if job is None or annotation(job, SETTLED) is not None:
+                return
+            texts = {SETTLED: json.dumps({"at": time.time()})}
+            if annotation(job, OUTCOME) is None and verdict.outcome is not None:
+                outcome = logs.with_last_lines(cluster, handle, verdict.outcome)
+                texts[OUTCOME] = json.dumps(outcome.to_dict())
+                if outcome.status is RunStatus.FINISHED:
+                    texts[RESULT] = json.dumps(logs.termination_message(cluster, handle))
+            cluster.patch("jobs", handle.name, {"metadata": {"annotations": texts}})
 
     # -- inside
 
     def _cluster(self) -> Cluster:
-        return self._clusters.configured(self._config.context, self._config.namespace)
+        from mlproj_core.backends.kubernetes.template import read_template
+
+        config = self._config
+        namespace = config.namespace or read_template(config).namespace
+        return self._clusters.configured(config.context, namespace, config.kubeconfig)
 
     def _cluster_of(self, handle: RunHandle) -> Cluster:
         return self._clusters.of_handle(handle.ref)
+
+
+@contextmanager
+def _contact() -> Iterator[None]:
+    """What goes wrong here is about a run that is there: nothing is known of it, and it may well go on."""
+    try:
+        yield
+    except (AccessRefused, Throttled) as error:
+        raise ContactLost(str(error)) from error
+
+
+def _handle(cluster: Cluster, claim: Claim, job: Mapping[str, Any]) -> RunHandle:
+    record = annotation(job, RECORD)
+    ref: dict[str, Any] = {
+        "namespace": cluster.namespace,
+        "job": claim.name,
+        "server": cluster.server,
+        "turn": list(claim.turn) if claim.turn is not None else None,
+    }
+    if cluster.context is not None:
+        ref["context"] = cluster.context
+    run_id = record["run_id"] if record else ""
+    return RunHandle(KubernetesBackend.name, claim.key, claim.attempt, run_id, ref)
+
+
+def _judged(cluster: Cluster, handle: RunHandle) -> tuple[Mapping[str, Any] | None, Verdict]:
+    """An attempt's Job as it is now, and the verdict on it."""
+    job = cluster.get("jobs", handle.name)
+    pods = pods_of(cluster, handle) if job is not None and needs_pods(job) else []
+    return job, _verdict(cluster, job, pods)
+
+
+def _verdict(cluster: Cluster, job: Mapping[str, Any] | None, pods: Sequence[Mapping[str, Any]]) -> Verdict:
+    now = time.time()
+    events = events_of(cluster, job, pods) if job is not None and needs_events(job, pods, now) else []
+    return judge(job, pods, events, now)
+
+
+Predicate = Callable[[Cluster, Mapping[str, Any] | None, Sequence[Mapping[str, Any]]], "bool | float"]
+"""Whether something has come about: True, False, or seconds until it may have done so without anything happening."""
+
+
+def _is_over(cluster: Cluster, job: Mapping[str, Any] | None, pods: Sequence[Mapping[str, Any]]) -> bool | float:
+    verdict = _verdict(cluster, job, pods)
+    if verdict.state not in _WAITED_FOR:
+        return True
+    return verdict.again if verdict.again is not None else False
+
+
+def _is_gone(cluster: Cluster, job: Mapping[str, Any] | None, pods: Sequence[Mapping[str, Any]]) -> bool | float:
+    now = time.time()
+    if job is None:
+        return True
+    if job["metadata"].get("deletionTimestamp"):
+        return False
+    if living := living_pods(pods, now):
+        return until_overdue(living, now) or False
+    return is_finished(job) or annotation(job, OUTCOME) is not None
+
+
+def _wait_until(cluster: Cluster, handle: RunHandle, predicate: Predicate, until: float | None) -> None:
+    """Return when something has come about, or the time has."""
+    woken = threading.Event()
+    with waiting(cluster, handle, woken.set) as waiter:
+        while (pause := _pause(cluster, waiter, predicate, until)) != 0:
+            woken.wait(pause)
+            woken.clear()
+
+
+def _pause(cluster: Cluster, waiter: Waiter, predicate: Predicate, until: float | None) -> float | None:
+    """Seconds for which to wait for something to happen, None for any time; 0: there is nothing to wait for."""
+    answer = predicate(cluster, *waiter.seen())
+    if answer is True:
+        return 0
+    left = None if until is None else max(0.0, until - time.monotonic())
+    pauses = [pause for pause in (left, answer or None) if pause is not None]
+    return max(min(pauses), 0.0 if left == 0 else 0.01) if pauses else None

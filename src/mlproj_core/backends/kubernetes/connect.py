@@ -35,25 +35,28 @@ class Clusters:
     def __init__(self, api_client: ApiClient | None = None) -> None:
         self._api_client = api_client
 
-    def configured(self, context: str | None, namespace: str | None) -> Cluster:
+    def configured(self, context: str | None, namespace: str | None, kubeconfig: str | None = None) -> Cluster:
         """The cluster that a caller's configuration names.
 
         Args:
             context: the kubeconfig's context; None for the current one, or that of the pod this runs in.
             namespace: None for that of the context or the pod, else "default".
+            kubeconfig: path of the kubeconfig; None for the usual one.
 
         Raises:
             UserError: no cluster is configured, or there is no such context.
         """
         if self._api_client is not None:
-            if context is not None:
+            if context is not None or kubeconfig is not None:
                 raise UserError(
-                    "backend_config names a kube-context, but the backend was given a client of its own, which is of "
-                    "one cluster already. Leave kube-context out."
+                    "backend_config names a kube-context or a kubeconfig, but the backend was given a client of its own, which is of "
+                    "one cluster already. Leave it out."
                 )
             return Cluster(self._api_client, namespace or "default")
         _require_client()
-        files = _kubeconfig()
+        files = _kubeconfig() if kubeconfig is None else str(Path(kubeconfig).expanduser())
+        if kubeconfig is not None and not Path(str(files)).exists():
+            raise UserError(f"backend_config: there is no kubeconfig {kubeconfig}.")
         if files is None:
             if context is not None:
                 raise UserError(

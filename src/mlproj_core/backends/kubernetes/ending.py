@@ -16,9 +16,9 @@ _PREEMPTED = ("PreemptionByScheduler", "DeletionByTaintManager", "EvictionByEvic
 _NO_ROOM = ("Evicted", "OutOfcpu", "OutOfmemory", "OutOfpods", "OutOfephemeral-storage", "UnexpectedAdmissionError")
 
 
-def cancelled() -> Reason:
+def cancelled(when: str = "") -> Reason:
     """Of a run that was cancelled."""
-    return Reason(ReasonCode.CANCELLED, "the run was cancelled")
+    return Reason(ReasonCode.CANCELLED, f"the run was cancelled {when}".rstrip())
 
 
 def failure(
@@ -44,9 +44,9 @@ def failure(
 def terminated(pod: Mapping[str, Any], container: str) -> Mapping[str, Any] | None:
     """How a container ended; None if it did not."""
     state = status_of(pod, container)
-    ended: Mapping[str, Any] | None = (state.get("state") or {}).get("terminated") or (state.get("lastState") or {}).get(
-        "terminated"
-    )
+    ended: Mapping[str, Any] | None = (state.get("state") or {}).get("terminated") or (
+        state.get("lastState") or {}
+    ).get("terminated")
     return ended
 
 

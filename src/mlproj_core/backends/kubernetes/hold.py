@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlproj_core.backends.kubernetes.client import Cluster, Conflict
-from mlproj_core.backends.kubernetes.objects import CANCEL, OUTCOME, QUEUE, RECORD, RUN_ID, STARTED, annotation
 from mlproj_core.backends.kubernetes.ending import cancelled
-from mlproj_core.claim import Record
+from mlproj_core.backends.kubernetes.labels import RUN_ID
+from mlproj_core.backends.kubernetes.objects import CANCEL, CLAIM, OUTCOME, QUEUE, RECORD, STARTED, annotation
+from mlproj_core.claim import Claim, Record
 from mlproj_core.errors import ContactLost
 from mlproj_core.handle import RunHandle
 from mlproj_core.launch import Launch
@@ -20,7 +21,10 @@ from mlproj_core.status import Outcome, RunStatus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["OVER", "KubernetesHold", "change", "end"]
+    from mlproj_core.backends.kubernetes.config import KubernetesConfig
+    from mlproj_core.backends.kubernetes.work import Work
+
+__all__ = ["OVER", "KubernetesHold", "Vanished", "change", "end"]
 
 OVER: Mapping[str, Any] = {"suspend": False, "parallelism": 0, "activeDeadlineSeconds": 0}
 """What of a Job's spec brings it to its end: the Job controller ends its pods, or makes none, and says that it failed.
@@ -32,11 +36,22 @@ for whoever asks how it ended, which it would not be if it were deleted. Each of
 """
 
 
+SECRET_PATIENCE = 10.0
+"""Seconds until a Secret that is there already is taken to be the claim's own: what is left of a Job goes sooner."""
+
+
+class Vanished(ContactLost):
+    """A Job is not there any more."""
+
+    def __init__(self, cluster: Cluster, handle: RunHandle) -> None:
+        super().__init__(f"The Job {handle.name} was deleted from {cluster.where}.")
+
+
 class KubernetesHold:
     """What may be done to complete one claim; others may do the same at the same time."""
 
-    def __init__(self, cluster: Cluster, handle: RunHandle) -> None:
-        self._cluster = cluster
+    def __init__(self, cluster: Cluster, handle: RunHandle, config: KubernetesConfig, work: Work | None = None) -> None:
+        self._cluster, self._config, self._work = cluster, config, work
         self.handle = handle
 
     def record(self, record: Record) -> None:
@@ -53,16 +68,14 @@ class KubernetesHold:
 
     def start(self, launch: Launch) -> None:
         """Make the Secret, then let the Job go, in one change with the mark that it was started."""
-        from mlproj_core.backends.kubernetes.work import make_secret
+        from mlproj_core.backends.kubernetes.work import prepare
 
         job = self._cluster.get("jobs", self.handle.name)
         if job is None:
-            raise _vanished(self._cluster, self.handle)
-        record = Record.from_dict(annotation(job, RECORD))
-        try:
-            self._cluster.create("secrets", make_secret(job, record, launch))
-        except Conflict:
-            pass  # somebody else is completing the same claim, with the same record
+            raise Vanished(self._cluster, self.handle)
+        claim = Claim.from_dict(annotation(job, CLAIM))
+        work = self._work or prepare(claim, launch, self._config, self._cluster)
+        self._make_secret(work.secret(Record.from_dict(annotation(job, RECORD)), job["metadata"]["uid"]))
 
         def go(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
             if annotation(job, STARTED) is not None or annotation(job, OUTCOME) is not None:
@@ -73,6 +86,21 @@ class KubernetesHold:
             return started if _is_queued(job) else {**started, "spec": {"suspend": False}}
 
         change(self._cluster, self.handle, go)
+
+    def _make_secret(self, secret: Mapping[str, Any]) -> None:
+        """Create the Secret, or find that somebody else has, who is completing the same claim with the same record."""
+        until = time.monotonic() + SECRET_PATIENCE
+        while True:
+            try:
+                self._cluster.create("secrets", secret)
+            except Conflict:
+                # Or it is that of a Job of the same name that was deleted, and is about to go: we may not look into it.
+                job = self._cluster.get("jobs", self.handle.name)
+                if job is None or annotation(job, STARTED) is not None or time.monotonic() > until:
+                    return
+                time.sleep(0.2)
+            else:
+                return
 
     def end(self, outcome: Outcome) -> None:
         """Write down the outcome; the Job ends without a pod."""
@@ -101,7 +129,7 @@ def change(
     while True:
         job = cluster.get("jobs", handle.name)
         if job is None:
-            raise _vanished(cluster, handle)
+            raise Vanished(cluster, handle)
         body = edit(job)
         if body is None:
             return job
@@ -124,7 +152,3 @@ def end(job: Mapping[str, Any], outcome: Outcome) -> Mapping[str, Any]:
 
 def _is_queued(job: Mapping[str, Any]) -> bool:
     return QUEUE in job["metadata"].get("labels", {})
-
-
-def _vanished(cluster: Cluster, handle: RunHandle) -> ContactLost:
-    return ContactLost(f"The Job {handle.name} was deleted from {cluster.where} while it was being completed.")

@@ -17,8 +17,8 @@ from typing import Any
 
 from mlproj_core.backends.kubernetes.client import Cluster, Throttled
 from mlproj_core.backends.kubernetes.ending import terminated
-from mlproj_core.backends.kubernetes.objects import annotation, living_pods, main_container, newest, seconds, status_of
-from mlproj_core.backends.kubernetes.watch import pods_of, waiting
+from mlproj_core.backends.kubernetes.objects import living_pods, main_container, newest, seconds, status_of
+from mlproj_core.backends.kubernetes.watch import loop_waiting, pods_of, wait_in_loop, waiting
 from mlproj_core.handle import RunHandle
 from mlproj_core.status import Outcome
 
@@ -190,39 +190,29 @@ async def follow_async(cluster: Cluster, handle: RunHandle, cursor: int) -> Asyn
     import asyncio
 
     output, pause = Output(cluster, handle, cursor), _PAUSES[0]
-    loop, woken = asyncio.get_running_loop(), asyncio.Event()
-
-    def wake() -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(woken.set)
-
-    with waiting(cluster, handle, wake):
+    with loop_waiting(cluster, handle) as (_, woken):
         while True:
-            woken.clear()
             pieces, over = await asyncio.to_thread(_look, output)
             for piece in pieces:
                 yield piece
             if over:
                 return
             pause = _PAUSES[0] if pieces else min(1.5 * pause, _PAUSES[1])
-            try:
-                await asyncio.wait_for(woken.wait(), pause)
-            except asyncio.TimeoutError:
-                continue
+            await wait_in_loop(woken, pause)
 
 
 def _look(output: Output) -> tuple[list[tuple[bytes, int]], bool]:
     """What is new, and whether that was all that will ever be."""
     pieces: list[tuple[bytes, int]] = []
     try:
-        over = yield_from(_now(output), pieces)
+        over = _collect(_now(output), pieces)
     except Throttled as error:
         time.sleep(min(error.after or 0.5, 5.0))
         return pieces, False
     return pieces, over
 
 
-def yield_from(source: Any, into: list[tuple[bytes, int]]) -> bool:
+def _collect(source: Any, into: list[tuple[bytes, int]]) -> bool:
     """Collect what a generator gives, also what it gave before it failed; and what it returns."""
     while True:
         try:

@@ -8,16 +8,15 @@ from datetime import datetime
 from typing import Any
 
 __all__ = [
-    "ATTEMPT",
     "CANCEL",
     "CLAIM",
     "CONTAINER",
-    "KEY",
     "MANAGED",
     "OUTCOME",
+    "OVERDUE",
     "QUEUE",
     "RECORD",
-    "RUN_ID",
+    "RESULT",
     "SETTLED",
     "STARTED",
     "annotation",
@@ -33,14 +32,11 @@ __all__ = [
 MANAGED = "app.kubernetes.io/managed-by=mlproj"
 """The selector of all that is mlproj's."""
 
-KEY, ATTEMPT, RUN_ID = "mlproj/key", "mlproj/attempt", "mlproj/run-id"
-"""Labels: K and `K-n` on Job and pod, the MLflow run's id on the Job."""
-
 QUEUE = "kueue.x-k8s.io/queue-name"
 """The label of a Job that Kueue starts (https://kueue.sigs.k8s.io/docs/tasks/run/jobs/)."""
 
 CLAIM, RECORD, STARTED = "mlproj/claim", "mlproj/record", "mlproj/started"
-CANCEL, OUTCOME, SETTLED = "mlproj/cancel", "mlproj/outcome", "mlproj/settled"
+CANCEL, OUTCOME, RESULT, SETTLED = "mlproj/cancel", "mlproj/outcome", "mlproj/result", "mlproj/settled"
 """Annotations of the Job: JSON values, and times in seconds since the epoch."""
 
 CONTAINER = "mlproj/container"

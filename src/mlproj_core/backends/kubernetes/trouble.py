@@ -94,7 +94,9 @@ def _not_created(job: Mapping[str, Any], events: Sequence[Mapping[str, Any]], no
     said, since = str(event["message"]), _began(event, now)
     if (quota := _QUOTA.search(said)) is not None:
         fits = not _exceeds(quota["requested"], quota["limited"])
-        reason = Reason(ReasonCode.CAPACITY, f"the namespace's quota leaves no room for the pod: {said}", retryable=fits)
+        reason = Reason(
+            ReasonCode.CAPACITY, f"the namespace's quota leaves no room for the pod: {said}", retryable=fits
+        )
         return Trouble(reason, since, None if fits else 0.0)
     if "violates PodSecurity" in said or "is forbidden" in said or "is invalid" in said or "denied the request" in said:
         reason = Reason(ReasonCode.USER_INPUT, f"the cluster does not admit the pod: {said}")
@@ -157,7 +159,9 @@ def _volume(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]], now: fl
         f"a volume of the pod cannot be mounted: {said}",
         retryable=not absent,
     )
-    return Trouble(reason, _began(_first(events, event["reason"]), now, pod), OBJECT_PATIENCE if absent else NODE_PATIENCE)
+    return Trouble(
+        reason, _began(_first(events, event["reason"]), now, pod), OBJECT_PATIENCE if absent else NODE_PATIENCE
+    )
 
 
 def _condition_of(pod: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 from mlproj_core.backends.kubernetes.client import Cluster, Expired, Stream, Throttled
 from mlproj_core.backends.kubernetes.labels import ATTEMPT
@@ -17,7 +18,10 @@ from mlproj_core.backends.kubernetes.objects import MANAGED, is_finished, living
 from mlproj_core.errors import ContactLost, MlprojError
 from mlproj_core.handle import RunHandle
 
-__all__ = ["Waiter", "stop_watching", "waiting"]
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Waiter", "events_of", "loop_waiting", "pods_of", "stop_watching", "wait_in_loop", "waiting"]
 
 LONGEST = 300
 """Seconds until a watch is begun anew. The server ends it then, so that both know."""
@@ -61,6 +65,30 @@ def waiting(cluster: Cluster, handle: RunHandle, wake: Callable[[], None]) -> It
         yield waiter
     finally:
         waiter._watch.remove(waiter)
+
+
+@contextmanager
+def loop_waiting(cluster: Cluster, handle: RunHandle) -> Iterator[tuple[Waiter, asyncio.Event]]:
+    """As `waiting`, in the running event loop: the event is set whenever something happens."""
+    import asyncio
+
+    loop, woken = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # the loop was closed, and whoever waited with it
+            loop.call_soon_threadsafe(woken.set)
+
+    with waiting(cluster, handle, wake) as waiter:
+        yield waiter, woken
+
+
+async def wait_in_loop(woken: asyncio.Event, pause: float | None) -> None:
+    """Return when the event is set, which it is not any more then, or after so many seconds."""
+    import asyncio
+
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(woken.wait(), pause)
+    woken.clear()
 
 
 def stop_watching() -> None:
@@ -269,6 +297,25 @@ class _Follower:
 def pods_of(cluster: Cluster, handle: RunHandle) -> list[Mapping[str, Any]]:
     """The pods of an attempt."""
     return [*cluster.list("pods", labels=f"{MANAGED},{ATTEMPT}={handle.tag}")[0]]
+
+
+def events_of(cluster: Cluster, job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What happened to a Job and to its pods, oldest first; of pods that are gone too, which the Job's events name."""
+    fields = f"involvedObject.kind=Job,involvedObject.name={job['metadata']['name']}"
+    events, _ = cluster.list("events", fields=fields)
+    events = [event for event in events if event["involvedObject"].get("uid") == job["metadata"]["uid"]]
+    names = {pod["metadata"]["name"] for pod in pods}
+    names |= {found[1] for event in events if (found := _CREATED.search(str(event.get("message", ""))))}
+    for name in sorted(names):
+        events += cluster.list("events", fields=f"involvedObject.kind=Pod,involvedObject.name={name}")[0]
+    return sorted(events, key=_when)
+
+
+_CREATED = re.compile(r"Created pod: (\S+)")
+
+
+def _when(event: Mapping[str, Any]) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"])
 
 
 def _tag(item: Mapping[str, Any]) -> str:
