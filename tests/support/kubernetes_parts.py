@@ -1,7 +1,6 @@
 """Jobs and Secrets as the Kubernetes backend makes them, and an API server that is strict with them."""
 
 import json
-from types import SimpleNamespace
 
 import kubernetes.client
 from kubernetes_api import Api
@@ -76,10 +75,5 @@ def accept(resource, body):
 def read_by_client(body, kind):
     """An object as the client's models have it, and back: what they do not know is lost on the way."""
     client = kubernetes.client.ApiClient()
-    try:
-        model = client.deserialize(SimpleNamespace(data=json.dumps(body)), kind)
-    except TypeError:  # later releases of the client want the response's type of content as well
-        model = client._ApiClient__deserialize(body, kind)
-    finally:
-        client.close()
+    model = client.deserialize(json.dumps(body), kind, "application/json")
     return client.sanitize_for_serialization(model)
