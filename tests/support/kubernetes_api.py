@@ -73,7 +73,7 @@ class Api:
         try:
             found = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         except ValueError:
-            raise refusals.bad_request("continue key is not valid: invalid character looking for value") from None
+            raise refusals.bad_request("invalid continue token: continue key is not valid") from None
         version, items = self._pages.pop(found.get("start"), (0, []))
         if version < self.store.oldest:
             raise refusals.expired(
@@ -94,7 +94,8 @@ class Api:
         metadata = item.setdefault("metadata", {})
         self._check_namespace(resource, namespace)
         if resource.namespaced and metadata.setdefault("namespace", namespace) != namespace:
-            raise refusals.bad_request("the namespace of the provided object does not match the namespace sent on the request")  # fmt: skip
+            why = "the namespace of the provided object does not match the namespace sent on the request"
+            raise refusals.bad_request(why)
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = f"{metadata['generateName']}{random_suffix()}"
         if not metadata.get("name"):
@@ -211,7 +212,8 @@ class Api:
         metadata = item["metadata"]
         for key, word in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
             if wanted.get(key) not in (None, metadata[key]):
-                why = f"Precondition failed: {word} in precondition: {wanted[key]}, {word} in object meta: {metadata[key]}"
+                there = f"{word} in object meta: {metadata[key]}"
+                why = f"Precondition failed: {word} in precondition: {wanted[key]}, {there}"
                 raise refusals.conflict(resource, metadata["name"], why)
 
     def delete_collection(self, resource, namespace, body, query):

@@ -48,6 +48,7 @@ class Cluster:
     def stop(self):
         for client in self._clients:
             client.rest_client.pool_manager.clear()
+            client.close()
         self.node.stop()
         self.controllers.stop()
         self.server.stop()
@@ -107,6 +108,13 @@ class Cluster:
             "contexts": [{"name": context, "context": known}],
         }))  # fmt: skip
         return str(path)
+
+    def write_service_account(self, directory, token):
+        """Write what a pod finds of its service account. Returns the variables that a pod has for it."""
+        for name, content in (("token", token), ("namespace", self.namespace), ("ca.crt", self.authority.decode())):
+            (Path(directory) / name).write_text(content)
+        host, port = self.server.server_address
+        return {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": str(port)}
 
     # -- what it has
 

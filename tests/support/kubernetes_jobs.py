@@ -1,4 +1,4 @@
-"""The Job controller, the garbage collector and the TTL controller of the tests' cluster.
+"""The Job controller and the TTL controller of the tests' cluster.
 
 The order of what they write is that of kube-controller-manager 1.36: pods are counted by way of
 `uncountedTerminatedPods` and a finalizer, conditions come in two steps, and updates are batched by a second.
@@ -12,10 +12,10 @@ import time
 from datetime import datetime, timezone
 
 import kubernetes_refusals as refusals
-from kubernetes_schema import JOBS, PODS, RESOURCES
-from kubernetes_store import FOREGROUND, ORPHAN, is_finished, owners, timestamp
+from kubernetes_garbage import TRACKING, Garbage, pods_of, without_finalizer
+from kubernetes_schema import JOBS, PODS
+from kubernetes_store import is_finished, owners, timestamp
 
-TRACKING = "batch.kubernetes.io/job-tracking"
 BATCH = 1.0
 """Seconds by which a Job is looked at again after one of its pods changed."""
 BACKOFF = 10.0
@@ -38,6 +38,7 @@ class Controllers:
         self._due, self._queue = {}, []
         self._seen = self._store.version
         self._retries = {}
+        self._garbage = Garbage(self._store)
         self._stop = False
         self.paused = False
         """Whether Jobs are left as they are, as when the controller manager is down."""
@@ -80,107 +81,16 @@ class Controllers:
         metadata = item["metadata"]
         if resource is JOBS:
             key = (metadata["namespace"], metadata["name"])
-            if kind == "DELETED":
-                self._release_pods(item)
-            else:
+            if kind != "DELETED":
                 same = before and before["metadata"].get("generation") == metadata["generation"]
                 self._enqueue(key, BATCH * self.pace if same else 0.0)
         elif resource is PODS:
             for owner in owners(item):
                 if owner["kind"] == "Job":
                     self._enqueue((metadata["namespace"], owner["name"]), BATCH * self.pace)
-        self._collect(resource, kind, item)
-
-    # -- garbage
-
-    def _collect(self, resource, kind, item):
-        uid = item["metadata"]["uid"]
-        if kind == "DELETED":
-            for one, dependent in self._dependents(uid):
-                self._delete_orphaned(one, dependent)
-            for owner in owners(item):
-                self._finish_foreground(owner["uid"])
-        elif kind == "ADDED":
-            self._delete_orphaned(resource, item)
-        if kind != "DELETED" and "deletionTimestamp" in item["metadata"]:
-            finalizers = item["metadata"].get("finalizers", ())
-            if FOREGROUND in finalizers:
-                for one, dependent in self._dependents(uid):
-                    self._delete(one, dependent)
-                self._finish_foreground(uid)
-            elif ORPHAN in finalizers:
-                self._orphan(resource, item)
-
-    def _dependents(self, uid):
-        return [(one, item) for one, item in self._store.everything() if any(o["uid"] == uid for o in owners(item))]
-
-    def _delete_orphaned(self, resource, item):
-        """Delete what has owners, none of which is there."""
-        if owners(item) and not any(self._is_there(item, owner) for owner in owners(item)):
-            self._delete(resource, item)
-
-    def _is_there(self, item, owner):
-        for resource in RESOURCES:
-            if (resource.kind, resource.api_version) == (owner["kind"], owner["apiVersion"]):
-                found = self._store.find(resource, item["metadata"].get("namespace"), owner["name"])
-                return found is not None and found["metadata"]["uid"] == owner["uid"]
-        return True  # a kind that is not known here: not for us to judge
-
-    def _delete(self, resource, item):
-        with contextlib.suppress(refusals.Refusal):
-            if "deletionTimestamp" not in item["metadata"]:
-                self._store.delete(resource, item["metadata"].get("namespace"), item["metadata"]["name"])
-
-    def _finish_foreground(self, uid):
-        for resource, item in self._store.everything():
-            if item["metadata"]["uid"] == uid and FOREGROUND in item["metadata"].get("finalizers", ()):
-                blocked = any(
-                    owner.get("blockOwnerDeletion") and owner["uid"] == uid
-                    for _, dependent in self._dependents(uid)
-                    for owner in owners(dependent)
-                )
-                if not blocked:
-                    self._without_finalizer(resource, item, FOREGROUND)
-
-    def _orphan(self, resource, item):
-        uid = item["metadata"]["uid"]
-
-        def let_go(dependent):
-            kept = [owner for owner in owners(dependent) if owner["uid"] != uid]
-            dependent["metadata"]["ownerReferences"] = kept
-            if not kept:
-                del dependent["metadata"]["ownerReferences"]
-
-        if resource is JOBS:
-            self._release_pods(item)
-        for one, dependent in self._dependents(uid):
-            metadata = dependent["metadata"]
-            self._store.change(one, metadata.get("namespace"), metadata["name"], let_go)
-        self._without_finalizer(resource, item, ORPHAN)
-
-    def _without_finalizer(self, resource, item, finalizer):
-        def edit(current):
-            finalizers = current["metadata"].get("finalizers", [])
-            if finalizer not in finalizers:
-                return False
-            current["metadata"]["finalizers"] = [one for one in finalizers if one != finalizer]
-            return True
-
-        with contextlib.suppress(refusals.Refusal):
-            self._store.change(resource, item["metadata"].get("namespace"), item["metadata"]["name"], edit)
-
-    def _release_pods(self, job):
-        for pod in self._pods(job):
-            self._without_finalizer(PODS, pod, TRACKING)
+        self._garbage.notice(resource, kind, item)
 
     # -- Jobs
-
-    def _pods(self, job):
-        uid = job["metadata"]["uid"]
-        return [
-            pod for pod in self._store.list(PODS, job["metadata"]["namespace"])
-            if any(owner["uid"] == uid and owner.get("controller") for owner in owners(pod))
-        ]  # fmt: skip
 
     def _sync(self, key):
         job = self._store.find(JOBS, *key)
@@ -190,7 +100,7 @@ class Controllers:
             self._expire(key, job)
             return
         try:
-            _Sync(self._api, self._store, job, self._pods(job), self.pace).run(self._enqueue, self._retries)
+            _Sync(self._api, self._store, job, pods_of(self._store, job), self.pace).run(self._enqueue, self._retries)
         except refusals.Refusal:  # somebody else was faster: once more, with what is there now
             self._enqueue(key, 0.01)
 
@@ -257,8 +167,9 @@ class _Sync:
         for condition in self.status.get("conditions", ()):
             if condition["type"] in ("FailureTarget", "SuccessCriteriaMet") and condition["status"] == "True":
                 return condition["type"], condition["reason"], condition["message"]
-        deadline = self.spec.get("activeDeadlineSeconds")
-        if failed > self.spec["backoffLimit"]:
+        deadline, limit = self.spec.get("activeDeadlineSeconds"), self.spec["backoffLimit"]
+        restarts = sum(map(_restarts, active)) if self.spec["template"]["spec"]["restartPolicy"] == "OnFailure" else 0
+        if failed > limit or (restarts and restarts >= limit):
             return "FailureTarget", *EXCEEDED
         if deadline is not None and "startTime" in self.status and not self.spec["suspend"]:
             left = deadline - seconds_since(self.status["startTime"])
@@ -404,15 +315,7 @@ class _Sync:
         self.store.event(JOBS, self.job, kind, reason, message, "job-controller")
 
     def _untrack(self, pod):
-        def edit(current):
-            finalizers = current["metadata"].get("finalizers", [])
-            if TRACKING not in finalizers:
-                return False
-            current["metadata"]["finalizers"] = [one for one in finalizers if one != TRACKING]
-            return True
-
-        with contextlib.suppress(refusals.Refusal):
-            self.store.change(PODS, self.key[0], pod["metadata"]["name"], edit)
+        without_finalizer(self.store, PODS, pod, TRACKING)
 
     def _release(self, pods):
         for pod in pods:
@@ -448,6 +351,12 @@ def _failed(pod):
     """A pod that is deleted counts as failed, since it may never come to a phase."""
     phase = pod["status"]["phase"]
     return phase == "Failed" or ("deletionTimestamp" in pod["metadata"] and phase != "Succeeded")
+
+
+def _restarts(pod):
+    status = pod["status"]
+    containers = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+    return sum(container["restartCount"] for container in containers)
 
 
 def _ended(pod):

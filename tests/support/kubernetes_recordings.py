@@ -7,6 +7,7 @@ import json
 import re
 import threading
 import time
+import urllib.parse
 from pathlib import Path
 
 import urllib3
@@ -23,6 +24,19 @@ VARIES = re.compile(
 
 def recording(name):
     return json.loads(gzip.decompress((DATA / f"{name}.json.gz").read_bytes()))
+
+
+def ask(cluster, method, path, query=None, body=None, token=None, content_type="application/json"):
+    """A raw request: the status, the headers and the body of the answer."""
+    headers = {"Content-Type": content_type, **({"Authorization": f"Bearer {token}"} if token else {})}
+    with urllib3.PoolManager(retries=False, cert_reqs="CERT_NONE") as pool:
+        answer = pool.request(
+            method, f"{cluster.url}{path}?{urllib.parse.urlencode(query or {})}", headers=headers,
+            body=None if body is None else json.dumps(body),
+        )  # fmt: skip
+        text = answer.data.decode()
+    whole = text.startswith("{") and (query or {}).get("watch") is None
+    return answer.status, answer.headers, json.loads(text) if whole else text
 
 
 # -- what is significant

@@ -378,9 +378,13 @@ class _Handler(BaseHTTPRequestHandler):
         with server.streaming(self.connection):
             self._begin_stream("application/json")
             with store.lock:
-                version, first = int(given), []
+                version, first, oldest = int(given), [], store.oldest
                 if given == "0":
                     version, first = store.version, store.list(request.resource, request.namespace)
+            if version < oldest:
+                self._say("ERROR", refusals.expired(f"too old resource version: {version} ({oldest})").body())
+                self.wfile.write(b"0\r\n\r\n")
+                return
             for item in filter(test, first):
                 self._say("ADDED", item)
             if query.get("sendInitialEvents", "").lower() == "true" and bookmarks:
@@ -393,15 +397,11 @@ class _Handler(BaseHTTPRequestHandler):
         while not server.stopped:
             due = min(end, marked + server.bookmark_interval) if bookmarks else end
             with store.changed:
-                changes, newest, oldest = store.since(version), store.version, store.oldest
-                if not changes and version + 1 >= oldest and time.monotonic() < due:
+                if not store.since(version) and time.monotonic() < due:
                     store.changed.wait(min(due - time.monotonic(), 1))
-                    changes, newest, oldest = store.since(version), store.version, store.oldest
+                changes, newest = store.since(version), store.version
             if self._client_is_gone():
                 return
-            if version + 1 < oldest:
-                self._say("ERROR", refusals.expired(f"too old resource version: {version} ({oldest})").body())
-                break
             for _, resource, kind, item, before in changes:
                 if resource is request.resource and request.namespace in (None, item["metadata"].get("namespace")):
                     self._change(test, kind, item, before)

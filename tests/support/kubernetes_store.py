@@ -27,10 +27,10 @@ class Store:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.version = version
-        self.oldest = version
+        self.oldest = 0
         """Watches from an older version than this are refused."""
         self.history = []
-        """(version, resource, type, object, the object before) of every change since `oldest`."""
+        """(version, resource, type, object, the object before) of every change that is remembered."""
         self._items = {}
         self._said = {}
 
@@ -54,8 +54,10 @@ class Store:
             return [items[key] for key in sorted(items) if namespace is None or key[0] == namespace]
 
     def everything(self):
+        """All objects but events, which neither own nor are owned."""
         with self.lock:
-            return [(resource, item) for resource, items in self._items.items() for item in items.values()]
+            kept = [(resource, items) for resource, items in self._items.items() if resource is not EVENTS]
+            return [(resource, item) for resource, items in kept for item in items.values()]
 
     def since(self, version):
         """The changes after a version."""
@@ -66,11 +68,10 @@ class Store:
             return self.history[index:]
 
     def compact(self):
-        """Forget the history, so that whoever watches from an older version is told that it has expired."""
+        """Let every version that anybody has seen be too old. Watches that are open go on."""
         with self.changed:
-            self.history.clear()
-            self.oldest = self.version + 1
             self.version += 1
+            self.oldest = self.version
             self.changed.notify_all()
 
     # -- writing
@@ -167,7 +168,7 @@ class Store:
             items[key] = item
         self.history.append((self.version, resource, kind, item, before))
         if len(self.history) > HISTORY:
-            self.oldest = self.history[HISTORY // 2][0]
+            self.oldest = max(self.oldest, self.history[HISTORY // 2][0])
             del self.history[: HISTORY // 2 + 1]
         self.changed.notify_all()
 
