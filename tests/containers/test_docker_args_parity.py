@@ -3,14 +3,18 @@
 The command line is the specification: what `docker inspect` shows must be the same, and what it refuses is refused.
 """
 
+import os
 import shutil
 import subprocess
 
 import pytest
+from docker.errors import APIError
 from docker_world import SHELL
 from missing import missing
 
 from mlproj_core.containers.arguments import read_docker_args
+from mlproj_core.containers.flags import FLAGS
+from mlproj_core.containers.variables import resolve_environment
 from mlproj_core.errors import UserError
 
 BODY = {
@@ -21,6 +25,13 @@ BODY = {
     "AttachStderr": True,
     "HostConfig": {"RestartPolicy": {"Name": "no"}},
 }
+
+BIND = "type=bind,source=./data,target=/data,readonly"
+SLAVE = "type=bind,src=/tmp,dst=/a,bind-propagation=rslave,ro=false"
+TMPFS = "type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=1777"
+VOLUME = (
+    "src=models,dst=/m,volume-nocopy,volume-label=a=b,volume-driver=local,volume-opt=type=tmpfs,volume-opt=device=tmpfs"
+)
 
 SAME = [
     ("", {}),
@@ -72,6 +83,9 @@ SAME = [
             "device-write-iops": "/dev/null:20",
         },
     ),
+    ("--blkio-weight 300", {"blkio-weight": 300}),
+    ("--blkio-weight-device /dev/null:300", {"blkio-weight-device": "/dev/null:300"}),
+    ("--cpu-rt-period 1000 --cpu-rt-runtime 500", {"cpu-rt-period": 1000, "cpu-rt-runtime": 500}),
     # Limits and rights
     ("--ulimit nofile=1024:2048 --ulimit memlock=-1", {"ulimit": ["nofile=1024:2048", "memlock=-1"]}),
     ("--ulimit nofile=1024:2048 --ulimit memlock=-1", {"ulimit": {"nofile": "1024:2048", "memlock": -1}}),
@@ -130,25 +144,13 @@ SAME = [
     ("-v /anonymous", {"v": "/anonymous"}),
     ("-v $HOME/x:/x -v ~/y:/y", {"v": ["$HOME/x:/x", "~/y:/y"]}),
     ("-v $(pwd)/data:/data -v ${PWD}:/there", {"v": ["$(pwd)/data:/data", "${PWD}:/there"]}),
-    ("--mount type=bind,source=./data,target=/data,readonly", {"mount": "type=bind,source=./data,target=/data,readonly"}),
+    (f"--mount {BIND}", {"mount": BIND}),
+    (f"--mount {SLAVE} --mount {TMPFS}", {"mount": [SLAVE, TMPFS]}),
+    (f"--mount {VOLUME}", {"mount": VOLUME}),
     (
-        "--mount type=bind,src=/tmp,dst=/a,bind-propagation=rslave,ro=false --mount type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=1777",
-        {
-            "mount": [
-                "type=bind,src=/tmp,dst=/a,bind-propagation=rslave,ro=false",
-                "type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=1777",
-            ]
-        },
+        "--mount type=bind,src=/tmp,dst=/a,bind-nonrecursive",
+        {"mount": "type=bind,src=/tmp,dst=/a,bind-recursive=disabled"},
     ),
-    (
-        "--mount src=models,dst=/m,volume-nocopy,volume-label=a=b,volume-driver=local,volume-opt=type=tmpfs,volume-opt=device=tmpfs",
-        {
-            "mount": "src=models,dst=/m,volume-nocopy,volume-label=a=b,volume-driver=local,volume-opt=type=tmpfs,"
-            "volume-opt=device=tmpfs"
-        },
-    ),
-    ("--mount type=bind,src=/tmp,dst=/a,bind-recursive=disabled", {"mount": "type=bind,src=/tmp,dst=/a,bind-recursive=disabled"}),
-    ("--mount type=bind,src=/tmp,dst=/a,bind-recursive=enabled", {"mount": "type=bind,src=/tmp,dst=/a,bind-recursive=enabled"}),
     ("--tmpfs /run:rw,size=64m --tmpfs /tmp", {"tmpfs": ["/run:rw,size=64m", "/tmp"]}),
     ("--tmpfs /run:size=64m", {"tmpfs": {"/run": "size=64m"}}),
     ("--volumes-from neighbour:ro", {"volumes-from": "neighbour:ro"}),
@@ -159,20 +161,22 @@ SAME = [
     ("--network container:neighbour", {"network": "container:neighbour"}),
     ("--network own", {"network": "own"}),
     (
-        "--network own --network-alias a --net-alias b --ip 10.1.2.3 --ip6 fd00::0:1 --link-local-ip 169.254.34.68 "
+        "--network own --network-alias a --net-alias b --ip 10.1.2.3 --ip6 fd00::1 --link-local-ip 169.254.34.68 "
         "--link neighbour:n",
         {
             "network": "own",
             "network-alias": ["a"],
             "net-alias": "b",
             "ip": "10.1.2.3",
-            "ip6": "fd00::0:1",
+            "ip6": "fd00::1",
             "link-local-ip": "169.254.34.68",
             "link": "neighbour:n",
         },
     ),
-    ("--network name=own,alias=a,ip=10.1.2.3,driver-opt=a=b", {"network": "name=own,alias=a,ip=10.1.2.3,driver-opt=a=b"}),
-    ("--mac-address 92:d0:c6:0a:29:33", {"mac-address": "92:d0:c6:0a:29:33"}),
+    (
+        "--network name=own,alias=a,ip=10.1.2.3,driver-opt=a=b",
+        {"network": "name=own,alias=a,ip=10.1.2.3,driver-opt=a=b"},
+    ),
     ("--hostname trainer --domainname example.org", {"hostname": "trainer", "domainname": "example.org"}),
     ("-h trainer", {"h": "trainer"}),
     (
@@ -185,14 +189,18 @@ SAME = [
         {"dns": ["1.1.1.1", "fd00:0::1"], "dns-option": "ndots:2", "dns-opt": "use-vc", "dns-search": "example.org"},
     ),
     ("-p 8080:80 -p 8081:80", {"p": ["8080:80", "8081:80"]}),
-    ("--publish 127.0.0.1:8000-8001:8000-8001/UDP -p [::1]::90", {"publish": "127.0.0.1:8000-8001:8000-8001/UDP", "p": "[::1]::90"}),
+    (
+        "--publish 127.0.0.1:8000-8001:8000-8001/UDP -p [::1]::90",
+        {"publish": "127.0.0.1:8000-8001:8000-8001/UDP", "p": "[::1]::90"},
+    ),
     ("-p 80 -p 8000-8010:90", {"p": [80, "8000-8010:90"]}),
     ("-P --expose 7000-7002/udp --expose 80", {"P": True, "expose": ["7000-7002/udp", 80]}),
     # Output and health
     ("--log-driver local --log-opt max-size=10m", {"log-driver": "local", "log-opt": "max-size=10m"}),
     ("--log-opt max-size=10m --log-opt max-file=3", {"log-opt": {"max-size": "10m", "max-file": 3}}),
     (
-        "--health-cmd 'true && true' --health-interval 1m30s --health-timeout 1.5s --health-start-period 500ms --health-retries 3",
+        "--health-cmd 'true && true' --health-interval 1m30s --health-timeout 1.5s --health-start-period 500ms "
+        "--health-retries 3",
         {
             "health-cmd": "true && true",
             "health-interval": "1m30s",
@@ -231,7 +239,7 @@ REFUSED = [
     ("--device-read-iops /dev/null:1m", {"device-read-iops": "/dev/null:1m"}),
     ("--blkio-weight-device /dev/null:5", {"blkio-weight-device": "/dev/null:5"}),
     ("--device-cgroup-rule x", {"device-cgroup-rule": "x"}),
-    ("-v a:b", {"v": "a:b"}),
+    ("-v aa:b", {"v": "aa:b"}),
     ("-v /a:/b:ro:rw", {"v": "/a:/b:ro:rw"}),
     ("-v :/a", {"v": ":/a"}),
     ("-v /a:/b:nonsense", {"v": "/a:/b:nonsense"}),
@@ -252,7 +260,6 @@ REFUSED = [
     ("--network host --network-alias a", {"network": "host", "network-alias": "a"}),
     ("--network-alias a", {"network-alias": "a"}),
     ("--ip home", {"ip": "home"}),
-    ("--mac-address home", {"mac-address": "home"}),
     ("--add-host db", {"add-host": "db"}),
     ("--add-host db:home", {"add-host": "db:home"}),
     ("--dns home", {"dns": "home"}),
@@ -265,7 +272,6 @@ REFUSED = [
     ("-p 1.2.3:80:80", {"p": "1.2.3:80:80"}),
     ("--expose 80:80", {"expose": "80:80"}),
     ("--pid own", {"pid": "own"}),
-    ("--ipc own", {"ipc": "own"}),
     ("--uts own", {"uts": "own"}),
     ("--userns own", {"userns": "own"}),
     ("--cgroupns own", {"cgroupns": "own"}),
@@ -324,8 +330,8 @@ def alike(container):
     config, host_config = container["Config"], container["HostConfig"]
     if container["Id"].startswith(config["Hostname"] or "-"):
         del config["Hostname"]
-    # The command line reads -v into a map, which has no order.
-    host_config["Binds"] = sorted(host_config["Binds"] or [])
+    for key in ("Binds", "CapAdd", "CapDrop"):  # the command line gives them in an order of its own
+        host_config[key] = sorted(host_config[key] or [])
     mounts = [
         {**mount, "Name": "", "Source": ""} if mount["Type"] == "volume" else mount for mount in container["Mounts"]
     ]
@@ -375,10 +381,51 @@ class TestDockerArguments:
         assert expected is not None, refusal
         assert docker.by_arguments(docker_args) == expected
 
+    def test_of_every_kind_were_tried(self):
+        names = {name.replace("_", "-") for _, docker_args in SAME for name in docker_args}
+        tried = {FLAGS[name].name for name in names & FLAGS.keys()}
+        elsewhere = {"image", "env", "env-file", "storage-opt"}  # below
+        assert {flag.name for flag in FLAGS.values()} == tried | elsewhere
+
+    def test_give_the_variables_of_docker_s_command_line(self, docker, monkeypatch):
+        monkeypatch.setenv("COPIED", "from the host")
+        (docker.directory / "some.env").write_text("\ufeffA=1\n  B= x=y \n#C=3\n\nCOPIED\nE='quoted'\n", "utf-8")
+        (docker.directory / "more.env").write_text("A=2\r\n")
+        expected, _ = docker.by_command_line("-e F=6 -e COPIED --env-file some.env -e E= --env-file more.env")
+        asked = read_docker_args(
+            {"e": ["F=6", "COPIED", "E="], "env_file": ["some.env", "more.env"]}, directory=docker.directory
+        ).environment
+        found = resolve_environment((), asked, os.environ).secret
+        del (variables := dict(line.split("=", 1) for line in expected["Config"]["Env"]))["PATH"]  # the image's
+        assert found == variables
+
+    def test_may_name_the_image(self, docker):
+        arguments = read_docker_args({"image": SHELL})
+        assert arguments.image == docker.by_command_line("")[0]["Config"]["Image"]
+
+    @pytest.mark.parametrize(
+        ("flags", "docker_args"),
+        [
+            ("--storage-opt size=1g", {"storage-opt": {"size": "1g"}}),
+            ("--cap-add FLY", {"cap-add": "FLY"}),
+            ("--memory 1m", {"memory": "1m"}),
+            ("--cpus 1000", {"cpus": 1000}),
+            ("--runtime none-such", {"runtime": "none-such"}),
+            ("-v /a:/b -v /c:/b", {"v": ["/a:/b", "/c:/b"]}),
+            ("--mount type=bind,src=/nowhere,dst=/b", {"mount": "type=bind,src=/nowhere,dst=/b"}),
+            ("--log-driver none-such", {"log-driver": "none-such"}),
+            ("--stop-signal SIGNONE", {"stop-signal": "SIGNONE"}),
+        ],
+    )
+    def test_that_only_the_engine_can_judge_are_refused_by_it_as_docker_s_are(self, docker, flags, docker_args):
+        created, refusal = docker.by_command_line(flags)
+        assert created is None
+        with pytest.raises(APIError) as ours:
+            docker.by_arguments(docker_args)
+        assert ours.value.explanation in refusal
+
     @pytest.mark.parametrize(("flags", "docker_args"), REFUSED, ids=[flags for flags, _ in REFUSED])
     def test_are_refused_where_docker_refuses(self, docker, flags, docker_args):
-        created, refusal = docker.by_command_line(flags)
-        with pytest.raises(UserError) as ours:
-            docker.by_arguments(docker_args)
-        print(refusal, ours.value)
-        assert created is None
+        assert docker.by_command_line(flags)[0] is None
+        with pytest.raises(UserError, match=next(iter(docker_args))):
+            read_docker_args(docker_args, directory=docker.directory)

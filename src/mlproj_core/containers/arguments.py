@@ -114,7 +114,8 @@ def read_docker_args(
     found: dict[str, Any] = {}
     problems: list[str] = []
     given: dict[str, str] = {}
-    for name, value in (docker_args or {}).items():
+    # As docker does: what stands in a file comes first, so that what is given itself overrides it.
+    for name, value in sorted((docker_args or {}).items(), key=lambda item: not str(item[0]).endswith("file")):
         try:
             flag = _flag(name, value)
             if flag is None:
@@ -126,6 +127,8 @@ def read_docker_args(
                 found = merged(found, _part(flag, text, host))
         except ValueError as error:
             problems.append(f"{name}: {error}")
+    if "no-healthcheck" in given and (others := [name for name in given if name.startswith("health-")]):
+        problems.append(f"no-healthcheck: takes away what {' and '.join(others)} would set")
     try:
         found = _finished(found)
     except ValueError as error:
@@ -182,9 +185,8 @@ def _text(flag: Flag, value: Any) -> str:
     if value is True and not flag.bare:
         raise ValueError("needs a value")
     if not isinstance(value, str | int | float):
-        raise ValueError(
-            f"must be text{', a number or a list of them' if flag.many else ' or a number'}, found {kind(value)}"
-        )
+        expected = "text, a number or a list of them" if flag.many else "text or a number"
+        raise ValueError(f"must be {expected}, found {kind(value)}")
     return str(value)
 
 
@@ -207,9 +209,6 @@ def _finished(found: dict[str, Any]) -> dict[str, Any]:
         own = endpoints(networks, found.get("Endpoint", {}))
     except ValueError as error:
         raise ValueError(f"network: {error}") from None
-    check = found.get("Config", {}).get("Healthcheck", {})
-    if check.get("Test") == ["NONE"] and len(check) > 1:
-        raise ValueError("no-healthcheck: takes away what health-… sets; give one of them")
     result = {key: value for key, value in found.items() if key not in ("networks", "Endpoint")}
     result["endpoints"] = own
     if networks:

@@ -7,10 +7,12 @@ from typing import Any
 
 from mlproj_core.containers.flag_values import Reader, size, whole
 
-__all__ = ["capped_rate", "capped_requests", "device", "gpus", "weighted_device"]
+__all__ = ["capped_rate", "capped_requests", "device", "device_rule", "gpus", "weighted_device"]
 
 _CDI_DEVICE = re.compile(r"[\w.-]+/[\w.-]+=[\w.:-]+", re.ASCII)
 _MODES = re.compile(r"(?!.*(.).*\1)[rwm]+")
+
+_GPUS = 'must be "all", a number, or fields such as "device=0,1" and "capabilities=compute,utility"'
 
 LISTS = ("device", "capabilities", "options")
 """Fields of a request for GPUs that are lists."""
@@ -25,7 +27,9 @@ def gpus(text: str) -> list[dict[str, Any]]:
     field = ""
     for part in text.replace('"', "").split(","):
         key, equals, value = part.partition("=")
-        if equals and key in (*LISTS, "driver", "count") and key not in fields:
+        if equals and key in (*LISTS, "driver", "count"):
+            if key in fields:
+                raise ValueError(_GPUS)
             field, fields[key] = key, [value]
         elif field in LISTS:
             fields[field].append(part)
@@ -48,9 +52,6 @@ def gpus(text: str) -> list[dict[str, Any]]:
     ]
 
 
-_GPUS = 'must be "all", a number, or fields such as "device=0,1" and "capabilities=compute,utility"'
-
-
 def bind_device(text: str) -> dict[str, str]:
     """A device of the host, PATH, PATH:MODES, PATH:PATH or PATH:PATH:MODES."""
     parts = text.split(":")
@@ -71,6 +72,13 @@ def device(text: str) -> dict[str, Any]:
     if _CDI_DEVICE.fullmatch(text):
         return {"HostConfig": {"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": [text]}]}}
     return {"HostConfig": {"Devices": [bind_device(text)]}}
+
+
+def device_rule(text: str) -> list[str]:
+    """A rule of the control group for devices, TYPE MAJOR:MINOR MODES."""
+    if not re.fullmatch(r"[acb] (\d+|\*):(\d+|\*) [rwm]{1,3}", text, re.ASCII):
+        raise ValueError("must be a rule such as c 1:3 rwm")
+    return [text]
 
 
 def _of_device(value: Reader, example: str) -> Reader:

@@ -16,6 +16,7 @@ __all__ = [
     "Reader",
     "absolute",
     "any_text",
+    "capability",
     "choice",
     "clean",
     "cpus",
@@ -24,6 +25,8 @@ __all__ = [
     "in_a_list",
     "key_value",
     "octal",
+    "option",
+    "platform",
     "size",
     "size_or_unlimited",
     "switch",
@@ -61,6 +64,12 @@ def clean(text: str) -> str:
     return text
 
 
+def capability(text: str) -> list[str]:
+    """A capability of Linux by its full name, or ALL."""
+    name = clean(text).upper()
+    return [name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}"]
+
+
 def absolute(text: str) -> str:
     """A path in the container."""
     if not text.startswith("/"):
@@ -79,7 +88,7 @@ def switch(text: str) -> bool:
         return True
     if text in ("0", "f", "F", "false", "FALSE", "False"):
         return False
-    raise ValueError("must be True, or left out: this flag takes no value")
+    raise ValueError("must be True or False")
 
 
 def choice(*words: str, prefixes: tuple[str, ...] = ()) -> Reader:
@@ -95,16 +104,16 @@ def choice(*words: str, prefixes: tuple[str, ...] = ()) -> Reader:
     return read
 
 
-def whole(lowest: int | None = None, highest: int | None = None) -> Reader:
+def whole(lowest: int, highest: int | None = None) -> Reader:
     """A whole number within bounds, both included."""
-    bounds = "" if lowest is None else f", {lowest} or more" if highest is None else f" from {lowest} to {highest}"
+    bounds = f", {lowest} or more" if highest is None else f" from {lowest} to {highest}"
 
     def read(text: str) -> int:
-        number = int(text) if re.fullmatch(r"[+-]?\d+", text, re.ASCII) else None
-        too_low = number is None or (lowest is not None and number < lowest)
-        if number is None or too_low or (highest is not None and number > highest):
-            raise ValueError(f"must be a whole number{bounds}")
-        return number
+        if re.fullmatch(r"[+-]?\d+", text, re.ASCII):
+            number = int(text)
+            if number >= lowest and (highest is None or number <= highest):
+                return number
+        raise ValueError(f"must be a whole number{bounds}")
 
     return read
 
@@ -165,6 +174,20 @@ def key_value(text: str) -> dict[str, str]:
     if not name.strip() or re.search(r"\s", name.lstrip()):
         raise ValueError("must be NAME=VALUE, and no blank in the name")
     return {name: value}
+
+
+def option(text: str) -> dict[str, str]:
+    """A pair NAME=VALUE, whose value may not be left out."""
+    if "=" not in text:
+        raise ValueError("must be NAME=VALUE")
+    return key_value(text)
+
+
+def platform(text: str) -> str:
+    """A platform OS, OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT."""
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+){0,2}", text, re.ASCII):
+        raise ValueError("must be a platform, such as linux/amd64")
+    return text
 
 
 def sysctl(text: str) -> dict[str, str]:

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mlproj_core.containers.devices import capped_rate, capped_requests, device, gpus, weighted_device
+from mlproj_core.containers.devices import capped_rate, capped_requests, device, device_rule, gpus, weighted_device
 from mlproj_core.containers.flag_values import (
     Reader,
     absolute,
     any_text,
+    capability,
     choice,
     clean,
     cpus,
     duration,
     in_a_list,
     key_value,
+    option,
+    platform,
     size,
     size_or_unlimited,
     switch,
@@ -155,7 +158,7 @@ def _no_health_check(text: str) -> dict[str, Any]:
 _FLAGS = (
     # The image
     _one("image", "image", clean),
-    _one("platform", "platform", clean),
+    _one("platform", "platform", platform),
     _one("entrypoint", "Config.Entrypoint", in_a_list),
     _one("workdir", "Config.WorkingDir", absolute, "w"),
     _one("user", "Config.User", any_text, "u"),
@@ -170,7 +173,7 @@ _FLAGS = (
     _many("tmpfs", "HostConfig.Tmpfs", tmpfs, pair=_with_colon),
     _many("volumes-from", "HostConfig.VolumesFrom", in_a_list),
     _one("volume-driver", "HostConfig.VolumeDriver", any_text),
-    _many("storage-opt", "HostConfig.StorageOpt", key_value, pair=_with_equals),
+    _many("storage-opt", "HostConfig.StorageOpt", option, pair=_with_equals),
     _bare("read-only", "HostConfig.ReadonlyRootfs"),
     # Memory
     _one("memory", "HostConfig.Memory", size, "m"),
@@ -191,7 +194,7 @@ _FLAGS = (
     _one("cpuset-mems", "HostConfig.CpusetMems", any_text),
     _many("gpus", "HostConfig.DeviceRequests", gpus),
     _many("device", "", device),
-    _many("device-cgroup-rule", "HostConfig.DeviceCgroupRules", in_a_list),
+    _many("device-cgroup-rule", "HostConfig.DeviceCgroupRules", device_rule),
     _many("device-read-bps", "HostConfig.BlkioDeviceReadBps", capped_rate),
     _many("device-write-bps", "HostConfig.BlkioDeviceWriteBps", capped_rate),
     _many("device-read-iops", "HostConfig.BlkioDeviceReadIOps", capped_requests),
@@ -204,7 +207,6 @@ _FLAGS = (
     _one("ip", "Endpoint.IPAMConfig.IPv4Address", address),
     _one("ip6", "Endpoint.IPAMConfig.IPv6Address", address),
     _many("link-local-ip", "Endpoint.IPAMConfig.LinkLocalIPs", lambda text: [address(text)]),
-    _one("mac-address", "Config.MacAddress", any_text),
     _many("link", "", link),
     _one("hostname", "Config.Hostname", any_text, "h"),
     _one("domainname", "Config.Domainname", any_text),
@@ -223,8 +225,8 @@ _FLAGS = (
     _one("cgroupns", "HostConfig.CgroupnsMode", choice("host", "private")),
     _one("cgroup-parent", "HostConfig.CgroupParent", any_text),
     _bare("privileged", "HostConfig.Privileged"),
-    _many("cap-add", "HostConfig.CapAdd", lambda text: [clean(text)]),
-    _many("cap-drop", "HostConfig.CapDrop", lambda text: [clean(text)]),
+    _many("cap-add", "HostConfig.CapAdd", capability),
+    _many("cap-drop", "HostConfig.CapDrop", capability),
     Flag("security-opt", "", _security, many=True),
     _many("ulimit", "HostConfig.Ulimits", ulimit, pair=_with_equals),
     _one("pids-limit", "HostConfig.PidsLimit", whole(-1)),
@@ -256,7 +258,7 @@ _END = "mlproj removes the container itself, once its end is on record"
 _DETACHED = "mlproj's containers are always detached, and it follows their output itself"
 _PULL = "mlproj pulls an image that is not there, and writes the progress to the run's log"
 _WINDOWS = "it is for containers of Windows only"
-_NEWER = "older engines ignore it, so that something else would run than was asked for"
+_NEWER = "older engines ignore it, and something else would run than was asked for"
 
 REFUSED = {
     "attach": _DETACHED,
@@ -277,6 +279,7 @@ REFUSED = {
     "io-maxiops": _WINDOWS,
     "isolation": _WINDOWS,
     "kernel-memory": "Linux no longer has such a limit; give memory",
+    "mac-address": "engines differ in where they take it",
     "name": _NAME,
     "pull": _PULL,
     "q": _PULL,

@@ -22,7 +22,7 @@ def read_key_values(path: Path) -> list[tuple[str, str | None]]:
         ValueError: the file cannot be read, is no UTF-8, or has a line with a bad key. It shows no value.
     """
     try:
-        lines = path.read_text("utf-8-sig").split("\n")
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -33,7 +33,7 @@ def read_key_values(path: Path) -> list[tuple[str, str | None]]:
         if not line or line.startswith("#"):
             continue
         key, equals, value = line.partition("=")
-        if not key or " " in key or "\t" in key:
-            raise ValueError(f"line {number}: expected NAME=VALUE, and no blank in the name")
+        if not key or " " in key or "\t" in key or "\0" in line:
+            raise ValueError(f"line {number}: expected NAME=VALUE, no blank in the name and no NUL")
         pairs.append((key, value if equals else None))
     return pairs

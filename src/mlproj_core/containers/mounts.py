@@ -9,8 +9,10 @@ from typing import Any
 from mlproj_core.containers.body import merged, placed
 from mlproj_core.containers.flag_values import choice, fields, key_value, octal, size, switch
 from mlproj_core.containers.host import Host
+from mlproj_core.errors import UserError
+from mlproj_core.spec.problem import shown
 
-__all__ = ["placed_volumes", "read_mount", "read_volume", "volume_of_pair"]
+__all__ = ["placed_volumes", "read_mount", "read_volume", "resolve_volumes", "volume_of_pair"]
 
 _MODES = {
     "ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent",
@@ -31,7 +33,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "consistency": ("Consistency", str),
     "bind-propagation": ("BindOptions.Propagation", _PROPAGATION),
     "bind-nonrecursive": ("BindOptions.NonRecursive", switch),
-    "bind-recursive": ("BindOptions.NonRecursive", lambda text: choice("enabled", "disabled")(text) == "disabled"),
+    "bind-recursive": ("BindOptions.NonRecursive", lambda text: choice("disabled")(text) == text),
     "volume-nocopy": ("VolumeOptions.NoCopy", switch),
     "volume-label": ("VolumeOptions.Labels", key_value),
     "volume-driver": ("VolumeOptions.DriverConfig.Name", str),
@@ -68,6 +70,23 @@ def read_volume(text: str, host: Host) -> str:
     if not source.startswith("/") and not _VOLUME_NAME.fullmatch(source):
         raise ValueError(f"names no volume; if a directory of the project is meant, write ./{source}")
     return ":".join([source, *rest])
+
+
+def resolve_volumes(volumes: Iterable[str], host: Host) -> tuple[str, ...]:
+    """`docker_env.volumes` of an MLproject, as the engine takes them.
+
+    Raises:
+        UserError: one of them is no volume; all such are named.
+    """
+    found, problems = [], []
+    for volume in volumes:
+        try:
+            found.append(read_volume(volume, host))
+        except ValueError as error:
+            problems.append(f"{shown(volume)} {error}")
+    if problems:
+        raise UserError(f"docker_env.volumes of the MLproject: {'; '.join(problems)}")
+    return tuple(found)
 
 
 def volume_of_pair(source: str, target: Any) -> str:
@@ -115,7 +134,7 @@ def read_mount(text: str, host: Host) -> list[dict[str, Any]]:
         key, equals, value = field.partition("=")
         key = key.lower()
         if key in NEWER_FIELDS:
-            raise ValueError(f"has the field {key}, which is not for every engine that mlproj can speak to")
+            raise ValueError(f"has the field {key}, which older engines ignore")
         if key not in _FIELDS or not (equals or key in _SWITCHES):
             raise ValueError(f"has the field {field!r}; known are {', '.join(_FIELDS)}, each with =VALUE")
         place, read = _FIELDS[key]

@@ -89,7 +89,7 @@ def endpoints(networks: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) 
     settings = [dict(each["endpoint"]) for each in networks] or [{}]
     settings[0] = merged(settings[0], common)
     if settings[0] and not own[0]:
-        raise ValueError("must name a network of your own, to have aliases or addresses in it")
+        raise ValueError("must name a network of your own, for network-alias, ip and the like")
     return {name: each for name, each in zip(names, settings, strict=True) if each or len(names) > 1}
 
 
