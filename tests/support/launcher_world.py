@@ -12,7 +12,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from docker_world import PYTHON
+from uv import find_uv_bin
 
 from mlproj_core.launcher import Plan, source
 
@@ -117,19 +117,22 @@ class LauncherWorld:
         self._clients.close()
 
     def start(
-        self, command, files=None, *, packages=None, code=None, user="1000:1000", read_only=True, image=PYTHON,
-        python="python3", binds=(), network="host", cache=False, host_config=None, variables=None, **plan
+        self, command, files=None, *, packages=None, code=None, user="1000:1000", read_only=True, image=None,
+        python="python3", binds=(), with_uv=True, network="host", cache=False, host_config=None, variables=None, **plan
     ):  # fmt: skip
         """Start a launcher as a pod would: nobody's user, and a root file system that cannot be written.
 
         Args:
             command: of the entry point.
             files: the project's, by name.
+            with_uv: whether the image has uv.
             packages: requirement lines, for an environment with them; None for none but the image's.
             code: bytes of the code's archive, instead of files.
             variables: of the container.
             plan: further parts of the plan.
         """
+        from docker_world import PYTHON  # other tests run launchers without an engine
+
         self._count += 1
         place = self.directory / str(self._count)
         place.mkdir()
@@ -140,6 +143,8 @@ class LauncherWorld:
         if cache:
             plan["cache"] = "/mlproj-cache"
         (place / "plan.json").write_text(Plan(command, **{"archive": "/mlproj/code.tar.gz", **plan}).to_json())
+        if with_uv:
+            binds = [*binds, f"{find_uv_bin()}:/bin/uv:ro"]
         log = place / "termination-log"
         log.touch()
         log.chmod(0o666)
@@ -149,7 +154,7 @@ class LauncherWorld:
             read_only=read_only, network_mode=network, tmpfs={WORK: "rw,exec,mode=1777"}, **(host_config or {}),
         )  # fmt: skip
         container = client.create_container(
-            image, [python, "-I", "/mlproj/launcher.py", "/mlproj/plan.json"],
+            image or PYTHON, [python, "-I", "/mlproj/launcher.py", "/mlproj/plan.json"],
             user=user, environment={**self.variables, **(variables or {})}, host_config=config,
         )  # fmt: skip
         client.start(container)
