@@ -38,7 +38,7 @@ class ProcessRuntime(ScriptedRuntime):
             return super().create(pod, container, log)
         place = self._directory / pod["metadata"]["uid"]
         place.mkdir(parents=True)
-        for name, (content, mode) in files.items():
+        for name, (content, _) in files.items():
             (place / name).write_bytes(content)
         made = _Process(place, variables, log, container["image"])
         made.environment = variables

@@ -32,6 +32,7 @@ SUMMARIES = {
     "schema": ("project:schema", "Print a JSON Schema for an entry point's parameters."),
     "envs": ("envs:envs", "List, build and prune environments."),
     "gc": ("gc:gc", "Remove what this host keeps and nobody has used for long."),
+    "kubernetes": ("kubernetes:kubernetes", "Prepare a Kubernetes cluster."),
 }
 
 

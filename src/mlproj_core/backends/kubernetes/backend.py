@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from mlproj_core.backends.kubernetes.objects import (
     RESULT,
     SETTLED,
     STARTED,
+    Object,
     annotation,
     is_finished,
     living_pods,
@@ -71,7 +72,7 @@ class KubernetesBackend:
         self._clusters = Clusters(api_client)
         self._config = KubernetesConfig()
 
-    def configure(self, config: Mapping[str, Any]) -> KubernetesBackend:
+    def configure(self, config: Object) -> KubernetesBackend:
         """This backend with a caller's settings; see docs/kubernetes.md."""
         configured = KubernetesBackend.__new__(type(self))
         configured._clusters = self._clusters
@@ -106,13 +107,14 @@ class KubernetesBackend:
                 job = cluster.create("jobs", body)
                 break
             except Conflict:
-                job = cluster.get("jobs", claim.name)
-                if job is None:
-                    continue
-                if body["metadata"]["annotations"][CLAIM] == job["metadata"].get("annotations", {}).get(CLAIM):
-                    break  # it is ours: the answer to the first request was lost on its way
-                if not job["metadata"].get("deletionTimestamp"):
-                    return None
+                there = cluster.get("jobs", claim.name)
+            if there is None:
+                continue
+            if there["metadata"].get("annotations", {}).get(CLAIM) == body["metadata"]["annotations"][CLAIM]:
+                job = there  # it is ours: the answer to the first request was lost on its way
+                break
+            if not there["metadata"].get("deletionTimestamp"):
+                return None
             time.sleep(LOOK_INTERVAL)  # it is being deleted; once it is gone the name is free
         return KubernetesHold(cluster, _handle(cluster, claim, job), self._config, work)
 
@@ -227,7 +229,7 @@ class KubernetesBackend:
         """Write the cancel mark on the Job, if it is not over."""
         mark = {"metadata": {"annotations": {CANCEL: json.dumps({"at": time.time()})}}}
 
-        def edit(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        def edit(job: Object) -> Object | None:
             over = annotation(job, OUTCOME) is not None or annotation(job, CANCEL) is not None or is_finished(job)
             return None if over else mark
 
@@ -257,7 +259,7 @@ class KubernetesBackend:
         """
         cluster, grace = self._cluster_of(handle), 0.0
 
-        def edit(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        def edit(job: Object) -> Object | None:
             nonlocal grace
             grace = float(job["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30))
             if is_finished(job) or job["metadata"].get("deletionTimestamp"):
@@ -318,7 +320,7 @@ def _contact() -> Iterator[None]:
         raise ContactLost(str(error)) from error
 
 
-def _handle(cluster: Cluster, claim: Claim, job: Mapping[str, Any]) -> RunHandle:
+def _handle(cluster: Cluster, claim: Claim, job: Object) -> RunHandle:
     record = annotation(job, RECORD)
     ref: dict[str, Any] = {
         "namespace": cluster.namespace,
@@ -332,31 +334,31 @@ def _handle(cluster: Cluster, claim: Claim, job: Mapping[str, Any]) -> RunHandle
     return RunHandle(KubernetesBackend.name, claim.key, claim.attempt, run_id, ref)
 
 
-def _judged(cluster: Cluster, handle: RunHandle) -> tuple[Mapping[str, Any] | None, Verdict]:
+def _judged(cluster: Cluster, handle: RunHandle) -> tuple[Object | None, Verdict]:
     """An attempt's Job as it is now, and the verdict on it."""
     job = cluster.get("jobs", handle.name)
     pods = pods_of(cluster, handle) if job is not None and needs_pods(job) else []
     return job, _verdict(cluster, job, pods)
 
 
-def _verdict(cluster: Cluster, job: Mapping[str, Any] | None, pods: Sequence[Mapping[str, Any]]) -> Verdict:
+def _verdict(cluster: Cluster, job: Object | None, pods: Sequence[Object]) -> Verdict:
     now = time.time()
     events = events_of(cluster, job, pods) if job is not None and needs_events(job, pods, now) else []
     return judge(job, pods, events, now)
 
 
-Predicate = Callable[[Cluster, Mapping[str, Any] | None, Sequence[Mapping[str, Any]]], "bool | float"]
+Predicate = Callable[[Cluster, Object | None, Sequence[Object]], "bool | float"]
 """Whether something has come about: True, False, or seconds until it may have done so without anything happening."""
 
 
-def _is_over(cluster: Cluster, job: Mapping[str, Any] | None, pods: Sequence[Mapping[str, Any]]) -> bool | float:
+def _is_over(cluster: Cluster, job: Object | None, pods: Sequence[Object]) -> bool | float:
     verdict = _verdict(cluster, job, pods)
     if verdict.state not in _WAITED_FOR:
         return True
     return verdict.again if verdict.again is not None else False
 
 
-def _is_gone(cluster: Cluster, job: Mapping[str, Any] | None, pods: Sequence[Mapping[str, Any]]) -> bool | float:
+def _is_gone(cluster: Cluster, job: Object | None, pods: Sequence[Object]) -> bool | float:
     now = time.time()
     if job is None:
         return True

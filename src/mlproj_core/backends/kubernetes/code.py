@@ -77,7 +77,7 @@ if git lfs version >/dev/null 2>&1; then
 fi
 code=$MLPROJ_GIT_CODE
 tree=$code
-[ -z "$MLPROJ_GIT_SUBDIRECTORY" ] || tree=$(dirname "$code")/repository
+[ -z "$MLPROJ_GIT_SUBDIRECTORY" ] || tree=${code%/*}/repository
 git init -q "$tree"
 cd "$tree"
 git remote add origin "$MLPROJ_GIT_URL"
@@ -86,7 +86,7 @@ until git fetch -q --depth 1 origin "$MLPROJ_GIT_COMMIT" ||
   git fetch -q --tags origin '+refs/heads/*:refs/remotes/origin/*'; do
   tries=$((tries - 1))
   [ $tries -gt 0 ] || exit 1
-  sleep 3
+  sleep 2
 done
 git checkout -q --detach "$MLPROJ_GIT_COMMIT"
 git submodule update -q --init --recursive

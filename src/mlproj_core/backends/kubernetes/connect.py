@@ -1,4 +1,4 @@
-"""Which cluster: by the kubeconfig's contexts, by the service account of a pod, or by a client that somebody else made."""
+"""Which cluster: by the kubeconfig's contexts, by a pod's service account, or by a client that somebody else made."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Clusters:
         if self._api_client is not None:
             if context is not None or kubeconfig is not None:
                 raise UserError(
-                    "backend_config names a kube-context or a kubeconfig, but the backend was given a client of its own, which is of "
-                    "one cluster already. Leave it out."
+                    "backend_config names a kube-context or a kubeconfig, but the backend was given a client, which is "
+                    "of one cluster already. Leave it out."
                 )
             return Cluster(self._api_client, namespace or "default")
         _require_client()
@@ -118,6 +118,13 @@ def _require_client() -> None:
         ) from None
 
 
+def _config() -> Any:
+    """The module, which has no types."""
+    import kubernetes.config
+
+    return kubernetes.config
+
+
 def _kubeconfig() -> str | None:
     """The kubeconfig's files, as in KUBECONFIG; None if there are none."""
     text = os.environ.get("KUBECONFIG") or "~/.kube/config"
@@ -131,8 +138,7 @@ def _looked_at() -> str:
 
 
 def _contexts(files: str) -> tuple[dict[str, dict[str, Any]], str | None]:
-    from kubernetes import config
-
+    config = _config()
     try:
         contexts, current = config.list_kube_config_contexts(config_file=files)
     except config.ConfigException as error:
@@ -164,8 +170,7 @@ def _no_such_context(context: str | None, contexts: Mapping[str, Any]) -> str:
 
 def _cluster_of(files: str, context: str, namespace: str) -> Cluster:
     def make() -> Cluster:
-        from kubernetes import config
-
+        config = _config()
         try:
             client = config.new_client_from_config(config_file=files, context=context, persist_config=False)
         except config.ConfigException as error:
@@ -179,15 +184,15 @@ def _cluster_of(files: str, context: str, namespace: str) -> Cluster:
 
 def _cluster_of_pod(namespace: str | None) -> Cluster:
     def make() -> Cluster:
-        from kubernetes import client, config
+        from kubernetes import client
 
-        configuration = client.Configuration()
+        config, configuration = _config(), client.Configuration()
         try:
             config.load_incluster_config(client_configuration=configuration)
         except config.ConfigException as error:
             raise UserError(
-                f"No cluster is configured: {_looked_at()} Set KUBECONFIG, or run this in a pod with a service account. "
-                f"({error})"
+                f"No cluster is configured: {_looked_at()} Set KUBECONFIG, or run this in a pod that has a service "
+                f"account. ({error})"
             ) from None
         return Cluster(client.ApiClient(configuration), "default")
 

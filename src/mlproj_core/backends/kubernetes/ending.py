@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from mlproj_core.backends.kubernetes.objects import condition, main_container, newest, seconds, status_of
+from mlproj_core.backends.kubernetes.objects import Object, condition, main_container, newest, seconds, status_of
 from mlproj_core.status import Reason, ReasonCode
 
 __all__ = ["cancelled", "failure", "phases", "terminated"]
@@ -21,9 +20,7 @@ def cancelled(when: str = "") -> Reason:
     return Reason(ReasonCode.CANCELLED, f"the run was cancelled {when}".rstrip())
 
 
-def failure(
-    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]], said: str
-) -> Reason:
+def failure(job: Object, pods: Sequence[Object], events: Sequence[Object], said: str) -> Reason:
     """The reason for the end of a Job that failed.
 
     Args:
@@ -41,16 +38,17 @@ def failure(
     return _of_node(pod) or _of_containers(pod) or _unknown(pod, events, said)
 
 
-def terminated(pod: Mapping[str, Any], container: str) -> Mapping[str, Any] | None:
+def terminated(pod: Object, container: str) -> Object | None:
     """How a container ended; None if it did not."""
-    state = status_of(pod, container)
-    ended: Mapping[str, Any] | None = (state.get("state") or {}).get("terminated") or (
-        state.get("lastState") or {}
-    ).get("terminated")
-    return ended
+    status = status_of(pod, container)
+    for name in ("state", "lastState"):
+        ended: Object | None = (status.get(name) or {}).get("terminated")
+        if ended is not None:
+            return ended
+    return None
 
 
-def phases(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def phases(job: Object, pods: Sequence[Object]) -> dict[str, float]:
     """Seconds spent in each phase, as far as the objects tell: they give whole seconds."""
     pod = newest(pods)
     ended = terminated(pod, main_container(pod)) if pod is not None else None
@@ -66,7 +64,7 @@ def phases(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> dict[st
     return {name: span for name, span in spans.items() if span >= 0}
 
 
-def _late(job: Mapping[str, Any], pod: Mapping[str, Any] | None, events: Sequence[Mapping[str, Any]]) -> Reason:
+def _late(job: Object, pod: Object | None, events: Sequence[Object]) -> Reason:
     limit = job["spec"].get("activeDeadlineSeconds")
     message = f"the run took longer than its timeout of {limit} seconds"
     started = any(event.get("reason") == "Started" for event in events) or (
@@ -77,7 +75,7 @@ def _late(job: Mapping[str, Any], pod: Mapping[str, Any] | None, events: Sequenc
     return Reason(ReasonCode.TIMEOUT, message, retryable=True)
 
 
-def _of_node(pod: Mapping[str, Any]) -> Reason | None:
+def _of_node(pod: Object) -> Reason | None:
     """What the node or the scheduler did to a pod, whatever its containers say then."""
     status = pod["status"]
     kind, said = str(status.get("reason", "")), str(status.get("message", ""))
@@ -92,7 +90,7 @@ def _of_node(pod: Mapping[str, Any]) -> Reason | None:
     return None
 
 
-def _of_containers(pod: Mapping[str, Any]) -> Reason | None:
+def _of_containers(pod: Object) -> Reason | None:
     main = main_container(pod)
     names = [*(one["name"] for one in pod["spec"].get("initContainers", ())), main]
     names += [one["name"] for one in pod["spec"]["containers"] if one["name"] != main]
@@ -103,7 +101,7 @@ def _of_containers(pod: Mapping[str, Any]) -> Reason | None:
     return None
 
 
-def _of_container(pod: Mapping[str, Any], name: str, ended: Mapping[str, Any], main: str) -> Reason:
+def _of_container(pod: Object, name: str, ended: Object, main: str) -> Reason:
     code, kind, said = int(ended["exitCode"]), str(ended.get("reason", "")), str(ended.get("message", "") or "")
     its = "" if name == main else f" of the container {name}"
     if (told := _told(said)) is not None:
@@ -137,13 +135,13 @@ def _told(message: str) -> Reason | None:
         return None
 
 
-def _unknown(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]], said: str) -> Reason:
+def _unknown(pod: Object, events: Sequence[Object], said: str) -> Reason:
     kind = pod["status"].get("reason") or said
     message = f"the pod failed ({kind}): {pod['status'].get('message', 'the cluster does not say why')}"
     return Reason(ReasonCode.LOST, message + _warnings(events), retryable=True)
 
 
-def _limit(pod: Mapping[str, Any], container: str) -> str | None:
+def _limit(pod: Object, container: str) -> str | None:
     for one in [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]:
         if one["name"] == container:
             limit = one.get("resources", {}).get("limits", {}).get("memory")
@@ -156,7 +154,7 @@ def _signal(code: int) -> int | None:
     return number if number in {one.value for one in signal.Signals} else None
 
 
-def _warnings(events: Sequence[Mapping[str, Any]]) -> str:
+def _warnings(events: Sequence[Object]) -> str:
     """The last warning among events, as the end of a sentence."""
     said = [str(e["message"]) for e in events if e.get("type") == "Warning" and e.get("reason") not in _NOISE]
     return f": {said[-1]}" if said else ""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlproj_core.backends.kubernetes.client import Cluster, Conflict
 from mlproj_core.backends.kubernetes.ending import cancelled
 from mlproj_core.backends.kubernetes.labels import RUN_ID
-from mlproj_core.backends.kubernetes.objects import CANCEL, CLAIM, OUTCOME, QUEUE, RECORD, STARTED, annotation
+from mlproj_core.backends.kubernetes.objects import CANCEL, CLAIM, OUTCOME, QUEUE, RECORD, STARTED, Object, annotation
 from mlproj_core.claim import Claim, Record
 from mlproj_core.errors import ContactLost
 from mlproj_core.handle import RunHandle
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OVER", "KubernetesHold", "Vanished", "change", "end"]
 
-OVER: Mapping[str, Any] = {"suspend": False, "parallelism": 0, "activeDeadlineSeconds": 0}
+OVER: Object = {"suspend": False, "parallelism": 0, "activeDeadlineSeconds": 0}
 """What of a Job's spec brings it to its end: the Job controller ends its pods, or makes none, and says that it failed.
 
 It is then finished, so that its time to live counts, which it does not while a Job is suspended; and it is still there
@@ -58,7 +57,7 @@ class KubernetesHold:
         """Write the record on the Job; if somebody else has written one, that one holds."""
         text = json.dumps(record.to_dict())
 
-        def write(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        def write(job: Object) -> Object | None:
             if annotation(job, RECORD) is not None:
                 return None
             return {"metadata": {"annotations": {RECORD: text}, "labels": {RUN_ID: record.run_id}}}
@@ -77,7 +76,7 @@ class KubernetesHold:
         work = self._work or prepare(claim, launch, self._config, self._cluster)
         self._make_secret(work.secret(Record.from_dict(annotation(job, RECORD)), job["metadata"]["uid"]))
 
-        def go(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        def go(job: Object) -> Object | None:
             if annotation(job, STARTED) is not None or annotation(job, OUTCOME) is not None:
                 return None
             if annotation(job, CANCEL) is not None:  # since it was last looked at
@@ -87,7 +86,7 @@ class KubernetesHold:
 
         change(self._cluster, self.handle, go)
 
-    def _make_secret(self, secret: Mapping[str, Any]) -> None:
+    def _make_secret(self, secret: Object) -> None:
         """Create the Secret, or find that somebody else has, who is completing the same claim with the same record."""
         until = time.monotonic() + SECRET_PATIENCE
         while True:
@@ -110,9 +109,7 @@ class KubernetesHold:
         """Nothing is held."""
 
 
-def change(
-    cluster: Cluster, handle: RunHandle, edit: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
-) -> Mapping[str, Any]:
+def change(cluster: Cluster, handle: RunHandle, edit: Callable[[Object], Object | None]) -> Object:
     """Change a Job by what it is, so that of two who want different things only one has its way.
 
     Args:
@@ -143,12 +140,12 @@ def change(
             return changed
 
 
-def end(job: Mapping[str, Any], outcome: Outcome) -> Mapping[str, Any]:
+def end(job: Object, outcome: Outcome) -> Object:
     """What makes an outcome the Job's, and ends it without a pod."""
     # What Kueue has queued it starts itself, when its turn comes; then it ends at once.
     spec = {name: value for name, value in OVER.items() if not (name == "suspend" and _is_queued(job))}
     return {"metadata": {"annotations": {OUTCOME: json.dumps(outcome.to_dict())}}, "spec": spec}
 
 
-def _is_queued(job: Mapping[str, Any]) -> bool:
+def _is_queued(job: Object) -> bool:
     return QUEUE in job["metadata"].get("labels", {})

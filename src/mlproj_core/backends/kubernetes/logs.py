@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from mlproj_core.backends.kubernetes.client import Cluster, Throttled
 from mlproj_core.backends.kubernetes.ending import terminated
-from mlproj_core.backends.kubernetes.objects import living_pods, main_container, newest, seconds, status_of
+from mlproj_core.backends.kubernetes.objects import Object, living_pods, main_container, newest, seconds, status_of
 from mlproj_core.backends.kubernetes.watch import loop_waiting, pods_of, wait_in_loop, waiting
 from mlproj_core.handle import RunHandle
 from mlproj_core.status import Outcome
@@ -70,7 +70,7 @@ class Output:
         self.place = Place.read(cursor)
         self._origin: int | None = None
 
-    def job_and_pod(self) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    def job_and_pod(self) -> tuple[Object | None, Object | None]:
         """The Job and its newest pod as they are now."""
         job = self._cluster.get("jobs", self._handle.name)
         if job is None:
@@ -78,12 +78,12 @@ class Output:
         self._origin = int((seconds(job["metadata"]["creationTimestamp"]) or 0.0) * _SECOND)
         return job, newest(pods_of(self._cluster, self._handle))
 
-    def new(self, pod: Mapping[str, Any], name: str, prefix: bytes) -> Iterator[tuple[bytes, int]]:
+    def new(self, pod: Object, name: str, prefix: bytes) -> Iterator[tuple[bytes, int]]:
         """Lines of a container after the place, as far as there are any now."""
         stream = self._cluster.log(pod["metadata"]["name"], name, since=self._since())
         return self._lines(stream, prefix)
 
-    def coming(self, pod: Mapping[str, Any], name: str, prefix: bytes) -> Iterator[tuple[bytes, int]]:
+    def coming(self, pod: Object, name: str, prefix: bytes) -> Iterator[tuple[bytes, int]]:
         """As `new`, and then as they come, until the container or the connection ends."""
         stream = self._cluster.log(pod["metadata"]["name"], name, since=self._since(), follow=True)
         return self._lines(stream, prefix)
@@ -134,7 +134,7 @@ class Output:
         self.place = Place(self.place.container + 1)
 
 
-def containers(pod: Mapping[str, Any]) -> list[str]:
+def containers(pod: Object) -> list[str]:
     """A pod's containers in the order that their output is given out in.
 
     What runs before the project comes before it; what runs beside it comes after it, so that nothing of either is mixed
@@ -236,21 +236,21 @@ def _now(output: Output) -> Any:
     return True
 
 
-def _prefix(pod: Mapping[str, Any], name: str) -> bytes:
+def _prefix(pod: Object, name: str) -> bytes:
     return b"" if name == main_container(pod) else f"[{name}] ".encode()
 
 
-def _has_begun(pod: Mapping[str, Any], name: str) -> bool:
+def _has_begun(pod: Object, name: str) -> bool:
     state = status_of(pod, name).get("state") or {}
     return "running" in state or "terminated" in state
 
 
-def _never(job: Mapping[str, Any] | None, pod: Mapping[str, Any], begun: bool) -> bool:
+def _never(job: Object | None, pod: Object, begun: bool) -> bool:
     """Whether a container that has not ended will not do so: its pod is over without it."""
     return not living_pods([pod], time.time()) or (not begun and _is_over(job))
 
 
-def _is_over(job: Mapping[str, Any] | None) -> bool:
+def _is_over(job: Object | None) -> bool:
     from mlproj_core.backends.backend import State
     from mlproj_core.backends.kubernetes.verdict import judge
 

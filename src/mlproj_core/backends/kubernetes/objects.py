@@ -19,6 +19,7 @@ __all__ = [
     "RESULT",
     "SETTLED",
     "STARTED",
+    "Object",
     "annotation",
     "condition",
     "is_finished",
@@ -46,6 +47,7 @@ OVERDUE = 120.0
 """Seconds after which a pod that was to be gone counts as gone: its node does not answer."""
 
 Object = Mapping[str, Any]
+"""Anything of the API, as the JSON value that it is."""
 
 
 def seconds(time: str | None) -> float | None:
@@ -59,7 +61,7 @@ def annotation(job: Object, name: str) -> Any:
     return None if text is None else json.loads(text)
 
 
-def condition(item: Object, *kinds: str) -> Mapping[str, Any] | None:
+def condition(item: Object, *kinds: str) -> Object | None:
     """The first of these conditions that holds for a Job or a pod."""
     conditions = item.get("status", {}).get("conditions") or ()
     return next((one for kind in kinds for one in conditions if one["type"] == kind and one["status"] == "True"), None)
@@ -92,9 +94,9 @@ def main_container(item: Object) -> str:
     return str(named or spec["containers"][0]["name"])
 
 
-def status_of(pod: Object, container: str) -> Mapping[str, Any]:
+def status_of(pod: Object, container: str) -> Object:
     """The status of a container; empty while the node has said nothing of it."""
-    statuses: Sequence[Mapping[str, Any]] = [
+    statuses: Sequence[Object] = [
         *(pod["status"].get("initContainerStatuses") or ()),
         *(pod["status"].get("containerStatuses") or ()),
     ]

@@ -24,6 +24,8 @@ _PLAIN = {
     "bool": (bool, "true or false"),
     "float": (float, "a number"),
 }
+_ANYTHING = ("object", "datetime")
+"""Types of many kinds of values, which the API server looks into."""
 _QUANTITIES = ("limits", "requests", "sizeLimit", "divisor", "capacity", "overhead")
 _PLACEHOLDER = re.compile(r"\{(replaced|appended) with .*\}", re.DOTALL)
 
@@ -72,17 +74,17 @@ def misfits(value: Any, model: str, path: Path = ()) -> Iterator[Misfit]:
     """
     if value is None or is_placeholder(value):
         return
-    if many := re.fullmatch(r"list\[(.+)\]", model):
+    if many := re.fullmatch(r"[Ll]ist\[(.+)\]", model):
         if not isinstance(value, list):
             yield Misfit(path, False, f"must be a list, and is {kind(value)}", "begin each item with a dash")
             return
         for index, item in enumerate(value):
             yield from misfits(item, many[1], (*path, index))
-    elif mapping := re.fullmatch(r"dict(?:\[str, |\(str, )(.+)[\])]", model):
+    elif mapping := re.fullmatch(r"[Dd]ict(?:\[str, |\(str, )(.+)[\])]", model):
         yield from _misfits_of_mapping(value, mapping[1], path)
     elif model in _PLAIN:
         yield from _misfit_of_plain(value, model, path)
-    elif hasattr(_models(), model):
+    elif model not in _ANYTHING:
         yield from _misfits_of_object(value, model, path)
 
 

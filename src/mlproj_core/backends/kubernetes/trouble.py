@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from mlproj_core.backends.kubernetes.objects import condition, newest, seconds
+from mlproj_core.backends.kubernetes.objects import Object, condition, newest, seconds
 from mlproj_core.status import Reason, ReasonCode
 
 __all__ = ["Trouble", "find_trouble"]
@@ -19,7 +18,7 @@ REGISTRY_PATIENCE = 300.0
 """Seconds for a registry that cannot be reached, is unwell or limits pulls: as long as the kubelet's longest pause."""
 
 OBJECT_PATIENCE = 60.0
-"""Seconds for a Secret or ConfigMap that is not there: what makes them (external-secrets and the like) is seldom slower."""
+"""Seconds for a Secret or ConfigMap that is not there: what makes them, external-secrets for one, is seldom slower."""
 
 NODE_PATIENCE = 900.0
 """Seconds for a node that the pod may be on at all: the cluster autoscaler gives up on one after 15 minutes
@@ -27,7 +26,8 @@ NODE_PATIENCE = 900.0
 
 _NOT_IN_REGISTRY = re.compile(
     r"not found|manifest unknown|does not exist|pull access denied|unauthorized|authentication required|"
-    r"authorization failed|no basic auth|403 forbidden|invalid username|insufficient_scope|denied:|no match for platform",
+    r"authorization failed|no basic auth|403 forbidden|invalid username|insufficient_scope|denied:|"
+    r"no match for platform",
     re.IGNORECASE,
 )
 
@@ -58,9 +58,7 @@ class Trouble:
         return max(0.0, self.since + self.patience - now)
 
 
-def find_trouble(
-    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]], now: float
-) -> Trouble | None:
+def find_trouble(job: Object, pods: Sequence[Object], events: Sequence[Object], now: float) -> Trouble | None:
     """What keeps a started Job's pod from running; None if nothing does.
 
     Args:
@@ -87,7 +85,7 @@ def find_trouble(
     return _volume(pod, events, now)
 
 
-def _not_created(job: Mapping[str, Any], events: Sequence[Mapping[str, Any]], now: float) -> Trouble | None:
+def _not_created(job: Object, events: Sequence[Object], now: float) -> Trouble | None:
     event = _last(events, "FailedCreate")
     if event is None:
         return None
@@ -105,7 +103,7 @@ def _not_created(job: Mapping[str, Any], events: Sequence[Mapping[str, Any]], no
     return Trouble(reason, since, NODE_PATIENCE)
 
 
-def _unschedulable(scheduled: Mapping[str, Any], now: float) -> Trouble:
+def _unschedulable(scheduled: Object, now: float) -> Trouble:
     said = str(scheduled.get("message", scheduled.get("reason", "")))
     gated = scheduled.get("reason") == "SchedulingGated"
     reason = Reason(ReasonCode.CAPACITY, f"no node can take the pod: {said}", retryable=True)
@@ -114,10 +112,10 @@ def _unschedulable(scheduled: Mapping[str, Any], now: float) -> Trouble:
 
 
 def _waiting(
-    pod: Mapping[str, Any],
-    status: Mapping[str, Any],
-    waiting: Mapping[str, Any],
-    events: Sequence[Mapping[str, Any]],
+    pod: Object,
+    status: Object,
+    waiting: Object,
+    events: Sequence[Object],
     now: float,
 ) -> Trouble | None:
     kind, name = waiting.get("reason", ""), status["name"]
@@ -147,7 +145,7 @@ def _waiting(
     return None
 
 
-def _volume(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]], now: float) -> Trouble | None:
+def _volume(pod: Object, events: Sequence[Object], now: float) -> Trouble | None:
     """A volume that cannot be mounted, as when it is of a Secret that is not there: no status tells of it."""
     event = _last(events, "FailedMount", "FailedAttachVolume")
     if event is None or condition(pod, "PodReadyToStartContainers") is not None:
@@ -164,19 +162,19 @@ def _volume(pod: Mapping[str, Any], events: Sequence[Mapping[str, Any]], now: fl
     )
 
 
-def _condition_of(pod: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+def _condition_of(pod: Object, kind: str) -> Object:
     return next((one for one in pod["status"].get("conditions") or () if one["type"] == kind), {})
 
 
-def _first(events: Sequence[Mapping[str, Any]], *reasons: str) -> Mapping[str, Any] | None:
+def _first(events: Sequence[Object], *reasons: str) -> Object | None:
     return next((event for event in events if event.get("reason") in reasons), None)
 
 
-def _last(events: Sequence[Mapping[str, Any]], *reasons: str) -> Mapping[str, Any] | None:
+def _last(events: Sequence[Object], *reasons: str) -> Object | None:
     return _first(list(reversed(events)), *reasons)
 
 
-def _began(event: Mapping[str, Any] | None, now: float, pod: Mapping[str, Any] | None = None) -> float:
+def _began(event: Object | None, now: float, pod: Object | None = None) -> float:
     """When an event happened first; else when the pod came to its node."""
     times = [event.get(name) for name in ("firstTimestamp", "eventTime", "lastTimestamp")] if event else []
     times += [pod["status"].get("startTime"), pod["metadata"]["creationTimestamp"]] if pod else []

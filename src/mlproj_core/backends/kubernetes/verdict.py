@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mlproj_core.backends.backend import State
 from mlproj_core.backends.kubernetes import ending
@@ -14,6 +13,7 @@ from mlproj_core.backends.kubernetes.objects import (
     OUTCOME,
     OVERDUE,
     STARTED,
+    Object,
     annotation,
     condition,
     is_finished,
@@ -24,7 +24,7 @@ from mlproj_core.backends.kubernetes.objects import (
     status_of,
 )
 from mlproj_core.backends.kubernetes.trouble import find_trouble
-from mlproj_core.status import Outcome, Phase, RunStatus
+from mlproj_core.status import Outcome, Phase, Reason, RunStatus
 
 __all__ = ["Verdict", "judge", "needs_events", "needs_pods", "until_overdue"]
 
@@ -59,12 +59,12 @@ class Verdict:
     again: float | None = None
 
 
-def needs_pods(job: Mapping[str, Any]) -> bool:
+def needs_pods(job: Object) -> bool:
     """Whether pods could tell more of a Job: it is not over, or it is not written down how it ended."""
     return annotation(job, OUTCOME) is None or not is_finished(job)
 
 
-def needs_events(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], now: float) -> bool:
+def needs_events(job: Object, pods: Sequence[Object], now: float) -> bool:
     """Whether events could tell more of a Job: it failed, or its pod should run by now."""
     if annotation(job, STARTED) is None or annotation(job, OUTCOME) is not None:
         return False
@@ -75,7 +75,7 @@ def needs_events(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], now:
     return _until_overlong(job, pods, now) == 0
 
 
-def _until_overlong(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], now: float) -> float | None:
+def _until_overlong(job: Object, pods: Sequence[Object], now: float) -> float | None:
     """Seconds until a pod should run, if nothing is wrong with it; None if it does."""
     pod = newest(pods)
     if pod is None:
@@ -94,9 +94,9 @@ def _until_overlong(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], n
 
 
 def judge(
-    job: Mapping[str, Any] | None,
-    pods: Sequence[Mapping[str, Any]],
-    events: Sequence[Mapping[str, Any]],
+    job: Object | None,
+    pods: Sequence[Object],
+    events: Sequence[Object],
     now: float,
 ) -> Verdict:
     """The verdict on an attempt.
@@ -139,7 +139,7 @@ def judge(
     return Verdict(State.LOST, phase, _outcome(job, pods, RunStatus.FAILED, trouble.reason, now))
 
 
-def _unstarted(job: Mapping[str, Any], now: float) -> Verdict:
+def _unstarted(job: Object, now: float) -> Verdict:
     claimed = float(annotation(job, CLAIM)["created_at"])
     age = now - claimed
     if 0 <= age < COMPLETION_PATIENCE:
@@ -147,33 +147,25 @@ def _unstarted(job: Mapping[str, Any], now: float) -> Verdict:
     return Verdict(State.UNSTARTED, Phase.QUEUED)
 
 
-def _failed(
-    job: Mapping[str, Any],
-    pods: Sequence[Mapping[str, Any]],
-    events: Sequence[Mapping[str, Any]],
-    said: str,
-    now: float,
-) -> Outcome:
+def _failed(job: Object, pods: Sequence[Object], events: Sequence[Object], said: str, now: float) -> Outcome:
     if annotation(job, CANCEL) is not None:
         return _outcome(job, pods, RunStatus.KILLED, ending.cancelled(), now)
     return _outcome(job, pods, RunStatus.FAILED, ending.failure(job, pods, events, said), now)
 
 
-def _outcome(
-    job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], status: RunStatus, reason: Any, now: float
-) -> Outcome:
+def _outcome(job: Object, pods: Sequence[Object], status: RunStatus, reason: Reason | None, now: float) -> Outcome:
     ended = condition(job, "Complete", "Failed", "SuccessCriteriaMet", "FailureTarget")
     at = seconds(ended["lastTransitionTime"]) if ended else None
     return Outcome(status, reason, ended_at=at if at is not None else now, phases=ending.phases(job, pods))
 
 
-def until_overdue(living: Sequence[Mapping[str, Any]], now: float) -> float | None:
+def until_overdue(living: Sequence[Object], now: float) -> float | None:
     """Seconds until pods that are to be gone count as gone, whatever their nodes say."""
     gone = [seconds(pod["metadata"].get("deletionTimestamp")) for pod in living]
     return max((moment + OVERDUE - now for moment in gone if moment is not None), default=None)
 
 
-def _phase(pods: Sequence[Mapping[str, Any]]) -> Phase:
+def _phase(pods: Sequence[Object]) -> Phase:
     pod = newest(pods)
     if pod is None or condition(pod, "PodScheduled") is None:
         return Phase.QUEUED

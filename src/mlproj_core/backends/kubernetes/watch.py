@@ -8,13 +8,13 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from mlproj_core.backends.kubernetes.client import Cluster, Expired, Stream, Throttled
 from mlproj_core.backends.kubernetes.labels import ATTEMPT
-from mlproj_core.backends.kubernetes.objects import MANAGED, is_finished, living_pods
+from mlproj_core.backends.kubernetes.objects import MANAGED, Object, is_finished, living_pods
 from mlproj_core.errors import ContactLost, MlprojError
 from mlproj_core.handle import RunHandle
 
@@ -47,7 +47,7 @@ class Waiter:
         self.handle = handle
         self.wake = wake
 
-    def seen(self) -> tuple[Mapping[str, Any] | None, list[Mapping[str, Any]]]:
+    def seen(self) -> tuple[Object | None, list[Object]]:
         """The attempt's Job, None if there is none, and its pods, as they were when something was heard last.
 
         Raises:
@@ -120,8 +120,8 @@ class Watch:
         self._cluster = cluster
         self._lock = threading.Lock()
         self._waiters: dict[str, list[Waiter]] = {}
-        self._jobs: dict[str, Mapping[str, Any]] = {}
-        self._pods: dict[str, dict[str, Mapping[str, Any]]] = {}
+        self._jobs: dict[str, Object] = {}
+        self._pods: dict[str, dict[str, Object]] = {}
         self._followers: list[_Follower] = []
         self._idle: threading.Timer | None = None
 
@@ -168,7 +168,7 @@ class Watch:
         self._jobs, self._pods = {}, {}
         return followers
 
-    def seen(self, handle: RunHandle) -> tuple[Mapping[str, Any] | None, list[Mapping[str, Any]]]:
+    def seen(self, handle: RunHandle) -> tuple[Object | None, list[Object]]:
         with self._lock:
             problems = [one.problem for one in self._followers if one.problem is not None]
             ready = all(one.ready for one in self._followers)
@@ -294,12 +294,12 @@ class _Follower:
         return told if told is not None else min(max(0.2, 2 * pause), 15.0) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 
 
-def pods_of(cluster: Cluster, handle: RunHandle) -> list[Mapping[str, Any]]:
+def pods_of(cluster: Cluster, handle: RunHandle) -> list[Object]:
     """The pods of an attempt."""
     return [*cluster.list("pods", labels=f"{MANAGED},{ATTEMPT}={handle.tag}")[0]]
 
 
-def events_of(cluster: Cluster, job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def events_of(cluster: Cluster, job: Object, pods: Sequence[Object]) -> list[Object]:
     """What happened to a Job and to its pods, oldest first; of pods that are gone too, which the Job's events name."""
     fields = f"involvedObject.kind=Job,involvedObject.name={job['metadata']['name']}"
     events, _ = cluster.list("events", fields=fields)
@@ -314,9 +314,9 @@ def events_of(cluster: Cluster, job: Mapping[str, Any], pods: Sequence[Mapping[s
 _CREATED = re.compile(r"Created pod: (\S+)")
 
 
-def _when(event: Mapping[str, Any]) -> str:
+def _when(event: Object) -> str:
     return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"])
 
 
-def _tag(item: Mapping[str, Any]) -> str:
+def _tag(item: Object) -> str:
     return str(item["metadata"].get("labels", {}).get(ATTEMPT, ""))

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,7 +28,7 @@ from mlproj_core.backends.kubernetes.manifest import (
 from mlproj_core.backends.kubernetes.objects import CANCEL, CLAIM, OUTCOME
 from mlproj_core.backends.kubernetes.template import read_template
 from mlproj_core.claim import Claim, Record
-from mlproj_core.containers import CODE, Container
+from mlproj_core.containers import CODE
 from mlproj_core.errors import UserError
 from mlproj_core.launch import Launch
 from mlproj_core.report import log
@@ -79,7 +78,7 @@ class Work:
         )
 
     def rehearse(self, cluster: Cluster) -> None:
-        """Ask the cluster whether it would take the Secret: it may refuse who asks, or the Secret, before a Job is there.
+        """Ask the cluster if it would take the Secret: what it refuses, it shall refuse before there is a Job.
 
         Raises:
             UserError: it would not.
@@ -99,30 +98,26 @@ def prepare(claim: Claim, launch: Launch, config: KubernetesConfig, cluster: Clu
         UserError: it cannot be run as a Job.
     """
     template = read_template(config)
+    for warning in template.warnings:
+        log(f"warning: {warning}")
     _check_tracking(launch, config)
-    python = str(getattr(launch.spec, "python", None) or "")
+    visible, secret = _of_container(launch)
     if launch.container is None:
-        image, argv = stock_image(config, template, launch.project_name, _python(python)), None
-        visible, secret = {}, {}
+        image, argv = stock_image(config, template, launch.project_name, _python(launch)), None
     else:
         image, argv = launch.container.image, _argv(launch)
-        visible, secret = _of_container(launch, launch.container)
-    archive = _archive(launch)
-    variables = {
-        **secret,
-        **launch.variables,
-        **_of_record(launch, config, Record(run_id="")),
-    }
-    content = SecretContent(variables=variables, archive=archive)
-    code, image, archive = _code(launch, config, image, content)
+    variables = {**secret, **launch.variables, **_of_record(launch, config, Record(run_id=""))}
+    content = SecretContent(variables, _archive(launch), *_launcher(launch, config, ArchiveCode()))
+    code = _choose(launch, config, content.fits())
+    if code is None:
+        code, image = ImageCode(), _built(launch, config, image)
+    if not isinstance(code, ArchiveCode):
+        content = SecretContent(variables, None, *_launcher(launch, config, code))
+    labels = labels_of(claim, project=launch.project_name, entry_point=launch.entry_point, tags=launch.new_run.tags)
     parts = JobParts(
         name=claim.name,
         namespace=cluster.namespace,
-        labels=(
-            labels := labels_of(
-                claim, project=launch.project_name, entry_point=launch.entry_point, tags=launch.new_run.tags
-            )
-        ).labels,
+        labels=labels.labels,
         pod_annotations=labels.annotations,
         annotations={CLAIM: json.dumps(claim.to_dict())},
         image=image,
@@ -135,12 +130,7 @@ def prepare(claim: Claim, launch: Launch, config: KubernetesConfig, cluster: Clu
         project_name=launch.project_name,
         timeout=launch.timeout,
     )
-    plan = launcher = None
-    if argv is None:
-        from mlproj_core.launcher import source
-
-        launcher, plan = source(), _plan(launch, config, code)
-    return Work(claim, launch, config, parts, SecretContent(variables, archive, launcher, plan, None))
+    return Work(claim, launch, config, parts, content)
 
 
 def tombstone(claim: Claim, config: KubernetesConfig, namespace: str) -> dict[str, Any]:
@@ -210,15 +200,16 @@ def _check_tracking(launch: Launch, config: KubernetesConfig) -> None:
     else:
         what = "is a file of this host"
     raise UserError(
-        f"The tracking server {launch.tracking.uri} {what}, which a pod cannot reach. Say how it is reached from inside "
-        "the cluster: backend_config={'tracking-uri': 'http://mlflow.tracking:5000'}."
+        f"The tracking server {launch.tracking.uri} {what}, which a pod cannot reach. Say how it is reached from "
+        "inside the cluster: backend_config={'tracking-uri': 'http://mlflow.tracking:5000'}."
     )
 
 
-def _python(wanted: str) -> str:
+def _python(launch: Launch) -> str:
+    """The version of Python that the project's environment is of, as far as images tell it; else that of this one."""
     import sys
 
-    found = re.search(r"(\d+)\.(\d+)", wanted)
+    found = re.search(r"(\d+)\.(\d+)", str(getattr(launch.spec, "python", None) or ""))
     return f"{found[1]}.{found[2]}" if found else f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
@@ -228,40 +219,37 @@ def _argv(launch: Launch) -> tuple[str, ...]:
     if launch.downloads:
         names = ", ".join(download.parameter for download in launch.downloads)
         raise UserError(
-            f"The data of {names} is to be fetched before the project runs, and in an image of the project's own nothing "
-            "of mlproj is there to do so. Declare the parameters as uri and let the code read them, or give paths of a "
-            "volume."
+            f"The data of {names} is to be fetched before the project runs, and in an image of the project's own there "
+            "is nothing of mlproj to do so. Declare the parameters as uri and let the code read them, or give paths of "
+            "a volume."
         )
     return container_argv(launch.command)
 
 
-def _of_container(launch: Launch, container: Container) -> tuple[dict[str, str], dict[str, str]]:
-    """The variables that docker_env asks for, visible and secret; what a pod cannot be given is refused."""
+def _of_container(launch: Launch) -> tuple[dict[str, str], dict[str, str]]:
+    """The variables that docker_env asks for, visible and secret ones; what a pod cannot be given is refused."""
     from mlproj_core.containers.variables import resolve_environment
 
-    others = sorted(str(name) for name in container.docker_args if name != "image")
+    container = launch.container
+    others = sorted(str(name) for name in container.docker_args if name != "image") if container is not None else []
     if others:
         raise UserError(
-            f"docker_args: {', '.join(others)} can be given for Docker, and not for a pod. Use env_vars for variables, and "
-            "backend_config for all else: 'resources', 'env-from', or a template by 'job-template'."
+            f"docker_args: {', '.join(others)} can be given for Docker, and not for a pod. Use env_vars for variables, "
+            "and backend_config for all else: 'resources', 'env-from', or a template by 'job-template'."
         )
-    spec = container.docker_env
+    spec = container.docker_env if container is not None else None
     if spec is None:
         return {}, {}
-    if spec.volumes and not (launch.backend_config.keys() & _TEMPLATES):
+    if spec.volumes and not {name.replace("_", "-") for name in launch.backend_config} & _TEMPLATES:
         raise UserError(
-            f"docker_env.volumes mounts {', '.join(map(str, spec.volumes))} of the host that it runs on, and a pod has none. "
-            "Give the pod its volumes by a template: backend_config={'job-template': …}."
+            f"docker_env.volumes mounts {', '.join(map(str, spec.volumes))} of the host that it runs on, and a pod has "
+            "none. Give the pod its volumes by a template: backend_config={'job-template': …}."
         )
-    variables = resolve_environment(
-        [item if isinstance(item, str) else (item[0], item[1]) for item in spec.environment or ()],
-        (),
-        {**os.environ, **launch.variables},
-    )
+    variables = resolve_environment(spec.environment, (), {**os.environ, **launch.variables})
     return dict(variables.visible), dict(variables.secret)
 
 
-_TEMPLATES = {"job-template", "job_template", "kube-job-template-path", "kube_job_template_path"}
+_TEMPLATES = {"job-template", "kube-job-template-path"}
 
 
 def _archive(launch: Launch) -> bytes:
@@ -272,65 +260,15 @@ def _archive(launch: Launch) -> bytes:
     return file.getvalue()
 
 
-def _code(
-    launch: Launch, config: KubernetesConfig, image: str, content: SecretContent
-) -> tuple[Code, str, bytes | None]:
-    """How the code gets in, in which image, and the archive if that is the way."""
-    container = launch.container
-    git = _git(launch)
-    way = choose_code(
-        config,
-        prebuilt=container is not None and "image" in container.docker_args,
-        build=container is not None and container.build,
-        archive_fits=content.fits(),
-        git=git if git is not None else "the project is no Git repository with a commit that a pod can clone",
-    )
-    if way == "build":
-        return ImageCode(), _built(launch, config, image), None
-    if way == "git" and isinstance(git, GitCode):
-        return git, image, None
-    if way == "image":
-        return ImageCode(), image, None
-    return ArchiveCode(), image, content.archive
-
-
-def _git(launch: Launch) -> GitCode | None:
-    checkout = launch.checkout
-    url = checkout.repo_url
-    if checkout.owned is None or url is None or checkout.commit is None or not re.match(r"https?://", url):
-        return None
-    return GitCode(url, checkout.commit, checkout.subdirectory)
-
-
-def _built(launch: Launch, config: KubernetesConfig, image: str) -> str:
-    from mlproj_core.containers.auth import auth_for
-    from mlproj_core.containers.build import build_project_image, push_image
-    from mlproj_core.containers.engine import connect, engine_host
-    from mlproj_core.containers.image import ensure_image
-
-    auth = launch.container.docker_auth if launch.container is not None else None
-    client = connect(engine_host(os.environ))
-    try:
-        base = ensure_image(client, image, auth=auth_for(image, auth), platform=None, report=log)
-        reference = build_project_image(
-            client,
-            base,
-            launch.checkout.directory,
-            repository=config.repository_uri,
-            commit=launch.checkout.commit,
-            report=log,
-        )
-        return push_image(client, reference, auth_for(reference, auth), log)
-    finally:
-        client.close()
-
-
-def _plan(launch: Launch, config: KubernetesConfig, code: Code) -> str:
+def _launcher(launch: Launch, config: KubernetesConfig, code: Code) -> tuple[str | None, str | None]:
+    """The launcher and its plan; None for both where the project has an image of its own."""
+    if launch.container is not None:
+        return None, None
     from mlproj_core.environments.portable import portable_environment
-    from mlproj_core.launcher import Plan
+    from mlproj_core.launcher import Plan, source
 
     archive = ARCHIVE if isinstance(code, ArchiveCode) else None
-    return Plan(
+    plan = Plan(
         command=launch.command,
         archive=archive,
         directory=None if archive else CODE,
@@ -338,9 +276,56 @@ def _plan(launch: Launch, config: KubernetesConfig, code: Code) -> str:
         cache=CACHE if config.cache_volume is not None else None,
         downloads=[download.to_dict() for download in launch.downloads],
         work=work_directory(code),
-    ).to_json()
+    )
+    return source(), plan.to_json()
 
 
-def storage() -> PurePosixPath:
-    """A directory of a pod for data."""
-    return PurePosixPath("/tmp/mlproj-data")  # noqa: S108
+def _choose(launch: Launch, config: KubernetesConfig, archive_fits: bool) -> Code | None:
+    """How the code gets in; None where an image is to be built that holds it."""
+    container, git = launch.container, _git(launch)
+    way = choose_code(
+        config,
+        prebuilt=container is not None and "image" in container.docker_args,
+        build=container is not None and container.build,
+        archive_fits=archive_fits,
+        git=git,
+    )
+    if way == "build":
+        return None
+    if way == "git" and isinstance(git, GitCode):
+        return git
+    return ImageCode() if way == "image" else ArchiveCode()
+
+
+def _git(launch: Launch) -> GitCode | str:
+    """How a pod clones the project; or why it cannot."""
+    checkout = launch.checkout
+    if checkout.owned is None or checkout.commit is None or checkout.repo_url is None:
+        return "the project is not run from a Git repository"
+    if re.match(r"https?://[^@/]*/", checkout.repo_url) is None:
+        return f"a pod cannot clone {checkout.repo_url}: only http(s) without a login in it can be cloned there"
+    return GitCode(checkout.repo_url, checkout.commit, checkout.subdirectory)
+
+
+def _built(launch: Launch, config: KubernetesConfig, image: str) -> str:
+    from mlproj_core.containers.auth import auth_for, read_docker_auth
+    from mlproj_core.containers.build import build_project_image, push_image
+    from mlproj_core.containers.engine import connect, engine_host
+    from mlproj_core.containers.image import ensure_image
+
+    login = read_docker_auth(launch.container.docker_auth if launch.container is not None else None)
+    client = connect(engine_host(os.environ))
+    try:
+        base = ensure_image(client, image, auth=auth_for(image, login), platform=None, report=log)
+        reference: str = build_project_image(
+            client,
+            base,
+            launch.checkout.directory,
+            repository=config.repository_uri,
+            commit=launch.checkout.commit,
+            report=log,
+        )
+        pinned: str = push_image(client, reference, auth_for(reference, login), log)
+        return pinned
+    finally:
+        client.close()
