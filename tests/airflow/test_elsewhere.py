@@ -8,8 +8,8 @@ from airflow_elsewhere import TASKS, Both
 
 
 @pytest.fixture(scope="module")
-def both(airflow, steps, elsewhere, closed_registry):
-    return Both(airflow, steps, elsewhere, closed_registry, elsewhere.engine.host)
+def both(airflow, steps, elsewhere, closed_registry, mlflow_server):
+    return Both(airflow, steps, elsewhere, closed_registry, elsewhere.engine.host, mlflow_server)
 
 
 @pytest.fixture

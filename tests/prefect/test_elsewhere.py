@@ -33,6 +33,7 @@ RegistryCredentials(username="me", password="geheim", registry_url={registry!r})
 """
 
 FLOW = """
+import os
 from prefect import flow
 from prefect_mlproj import cancel_runs, run_project
 
@@ -44,7 +45,8 @@ def main():
             backend_config={{"detach": True}},
         ),
         "kubernetes": dict(
-            docker_args={{"image": {python!r}}}, backend="kubernetes", backend_config={{"namespace": "ml"}},
+            backend="kubernetes", env_manager="local",
+            backend_config={{"namespace": "ml", "image": {python!r}, "tracking-uri": os.environ["MLFLOW_TRACKING_URI"]}},
             kubernetes_credentials=ClusterCredentials.load("cluster"),
         ),
     }}

@@ -9,7 +9,7 @@ TASKS = ("docker", "kubernetes")
 BOTH = """
 for task_id, where in WHERE.items():
     MLProjectOperator(
-        task_id=task_id, uri="projects/steps", retry_delay=timedelta(seconds=1), mlflow_conn_id="mlflow_default",
+        task_id=task_id, **STEP, mlflow_conn_id="mlflow_default",
         parameters={{"mark": "/tmp/mark", "seconds": {seconds}}}, **where{options}
     )
 """
@@ -24,9 +24,10 @@ class Both:
         elsewhere: where the runs are.
         registry: a closed registry, where the image of the task `docker` is.
         host: the engine's address for the tasks.
+        tracking_uri: the tracking server.
     """
 
-    def __init__(self, airflow, steps, elsewhere, registry, host):
+    def __init__(self, airflow, steps, elsewhere, registry, host, tracking_uri):
         self.airflow, self.steps, self.elsewhere = airflow, steps, elsewhere
         address, _, port = registry.address.partition(":")
         login = {"host": address, "port": int(port), "login": "me", "password": "geheim"}
@@ -38,7 +39,7 @@ class Both:
             "kubernetes": {
                 "backend": "kubernetes",
                 "kubernetes_conn_id": "cluster",
-                "docker_args": {"image": PYTHON},
+                "backend_config": {"image": PYTHON, "tracking-uri": tracking_uri},
             },
         }
         self._head = f"import os\nos.environ['DOCKER_HOST'] = {host!r}\nWHERE = {where!r}\n"
@@ -52,6 +53,7 @@ class Both:
         self.steps.dag(dag_id, BOTH.format(seconds=seconds, options=more), imports=self._head)
         run = self.airflow.trigger(dag_id)
         for task_id in TASKS:
+            self.airflow.wait_for_task(run, task_id, "running", "deferred", timeout=90)
             self.airflow.wait_for(
                 lambda task_id=task_id: "line 1 of" in self.airflow.log(run, task_id),
                 lambda task_id=task_id: f"{task_id} does not begin:\n{self.airflow.log(run, task_id)}",
