@@ -46,7 +46,9 @@ def main():
         ),
         "kubernetes": dict(
             backend="kubernetes", env_manager="local",
-            backend_config={{"namespace": "ml", "image": {python!r}, "tracking-uri": os.environ["MLFLOW_TRACKING_URI"]}},
+            backend_config={{
+                "namespace": "ml", "image": {python!r}, "tracking-uri": os.environ["MLFLOW_TRACKING_URI"],
+            }},
             kubernetes_credentials=ClusterCredentials.load("cluster"),
         ),
     }}
