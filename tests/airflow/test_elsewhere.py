@@ -33,7 +33,7 @@ def row(record_property, elsewhere):
 
 class TestARunElsewhere:
     def test_is_found_by_the_retry_of_a_task_that_was_killed(self, airflow, elsewhere, both, row, mlflow_run):
-        run, handles = both.begin("killed_elsewhere", seconds=15, retries=1)
+        run, handles = both.begin("killed_elsewhere", seconds=45, retries=1)
         for task_id in TASKS:
             os.kill(airflow.task_processes(run, task_id).runner, signal.SIGKILL)
         for task_id in TASKS:
