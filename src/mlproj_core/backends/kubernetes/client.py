@@ -152,7 +152,11 @@ class Cluster:
         items: list[dict[str, Any]] = []
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": "500", "continue": ""}
         while True:
-            answer = self._call("list", "GET", kind, query=query)
+            try:
+                answer = self._call("list", "GET", kind, query=query)
+            except Expired:  # the list that this was to be the next part of is too old
+                items, query = [], {**query, "continue": ""}
+                continue
             if answer is None:
                 raise self._no_namespace(kind)
             items += answer["items"]
@@ -287,6 +291,8 @@ class Cluster:
         answer = _Answer(response.status, _json(text))
         if answer.status in _TRANSIENT:
             raise self._unwell(verb, kind, answer, response.headers)
+        if answer.status == 410:
+            raise Expired(_message(answer.body))
         return answer
 
     def _open(self, verb: str, kind: str, name: str, query: Mapping[str, str], *, read_timeout: float | None) -> Stream:

@@ -30,6 +30,9 @@ TAIL_LINES = 20
 _SECOND = 1_000_000
 """Microseconds; within one, a node may write lines in another order than their times have."""
 
+_REMEMBERED = 4096
+"""Moments of which it is remembered how many lines they had: those of the last second or so."""
+
 _PAUSES = (0.2, 5.0)
 """Seconds between looks for new output in an event loop: at first, and at most, while nothing comes."""
 
@@ -89,32 +92,37 @@ class Output:
         return self._lines(stream, prefix)
 
     def _since(self) -> str | None:
-        """The second of the place, as the API takes it: it gives lines from then on."""
+        """The second before the place, as the API takes it: it gives lines from then on."""
         if not self.place.line or self._origin is None:
             return None
-        moment = datetime.fromtimestamp((self._origin + self.place.time) // _SECOND, timezone.utc)
+        moment = datetime.fromtimestamp((self._origin + self.place.time) // _SECOND - 1, timezone.utc)
         return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _lines(self, lines: Iterable[bytes] | None, prefix: bytes) -> Iterator[tuple[bytes, int]]:
-        anchor, seen, passed = self.place, 0, self.place.line == 0
-        held: list[tuple[int, bytes]] = []
+        """The lines that come after the place, with the cursor after each."""
+        anchor, passed = self.place, self.place.line == 0
+        held: list[tuple[Place, bytes]] = []
+        counts: dict[int, int] = {}
         for line in lines or ():
             at, text = self._parse(line)
+            # How many of that moment there are is counted in what the node has, and it gives all of a second or none.
+            counts[at] = counts.get(at, 0) + 1
+            place = replace(anchor, time=at, line=counts[at])
+            if len(counts) > _REMEMBERED:
+                counts = dict(list(counts.items())[-_REMEMBERED // 2 :])
             if passed:
-                yield self._given(at, prefix + text)
-            elif at == anchor.time:
-                seen += 1
-                if seen == anchor.line:
-                    # Whatever is before it in the file was given out before it.
-                    passed, held = True, []
+                yield self._given(place, prefix + text)
+            elif place == anchor:
+                # Whatever is before it in the file was given out before it.
+                passed, held = True, []
             elif at > anchor.time:
-                held.append((at, text))
+                held.append((place, prefix + text))
                 if at > anchor.time + _SECOND:  # the line of the place was dropped
                     passed = True
-                    yield from (self._given(when, prefix + what) for when, what in held)
+                    yield from (self._given(*one) for one in held)
                     held = []
         if not passed:
-            yield from (self._given(when, prefix + what) for when, what in held)
+            yield from (self._given(*one) for one in held)
 
     def _parse(self, line: bytes) -> tuple[int, bytes]:
         """A line's time, and the line."""
@@ -124,10 +132,9 @@ class Output:
             return self.place.time, line
         return max(0, at - (self._origin or 0)), text
 
-    def _given(self, at: int, text: bytes) -> tuple[bytes, int]:
-        line = self.place.line + 1 if at == self.place.time else 1
-        self.place = replace(self.place, time=at, line=line)
-        return text, self.place.cursor
+    def _given(self, place: Place, text: bytes) -> tuple[bytes, int]:
+        self.place = place
+        return text, place.cursor
 
     def next_container(self) -> None:
         """Go on with the one after it."""

@@ -255,6 +255,7 @@ class _Follower:
                 pause = 0.0
             except Expired:
                 self._version = ""
+                self._stopped.wait(0.1)
             except (Throttled, MlprojError) as error:
                 pause = self._fails(error, pause)
                 self._stopped.wait(pause)
