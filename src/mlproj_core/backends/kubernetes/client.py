@@ -182,13 +182,16 @@ class Cluster:
             raise self._no_namespace(kind)
         return answer
 
-    def patch(self, kind: str, name: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
+    def patch(self, kind: str, name: str, body: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any] | None:
         """Merge into an object: the object that it is then; None if there is none.
 
         Raises:
             Conflict: the body gives a resource version, and the object is of another.
         """
-        return self._call("patch", "PATCH", kind, name, body=body, content_type="application/merge-patch+json")
+        query = {"dryRun": "All"} if dry_run else {}
+        return self._call(
+            "patch", "PATCH", kind, name, query=query, body=body, content_type="application/merge-patch+json"
+        )
 
     # -- streams
 

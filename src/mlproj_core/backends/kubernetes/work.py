@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -78,17 +79,16 @@ class Work:
         )
 
     def rehearse(self, cluster: Cluster) -> None:
-        """Ask the cluster if it would take the Secret: what it refuses, it shall refuse before there is a Job.
+        """Ask the cluster if it would take what comes after the Job: what it refuses, it shall refuse before that.
 
         Raises:
-            UserError: it would not.
+            UserError: it would not take the Secret, or does not let who asks change Jobs.
         """
         secret = self.secret(Record(run_id="0" * 32, tracked=True, experiment_id="0" * 19), "0" * 8)
         secret["metadata"].pop("ownerReferences")
-        try:
+        with suppress(Conflict):  # of a Job of the same name, which was deleted a moment ago
             cluster.create("secrets", secret, dry_run=True)
-        except Conflict:  # of a Job of the same name, which was deleted a moment ago
-            return
+        cluster.patch("jobs", self.parts.name, {"metadata": {}}, dry_run=True)
 
 
 def prepare(claim: Claim, launch: Launch, config: KubernetesConfig, cluster: Cluster) -> Work:
