@@ -6,6 +6,7 @@ import subprocess
 import sys
 from textwrap import dedent
 
+import kubernetes
 import pytest
 from kubernetes.client import models
 
@@ -225,6 +226,13 @@ class TestWhatCannotBe:
     )
     def test_is_said_with_its_field(self, spec, field):
         assert field in refusal(job(**spec))
+
+    def test_may_be_newer_than_the_client(self):
+        text = refusal(job(quantumPolicy="x"))
+        assert (
+            f"the package kubernetes {kubernetes.__version__}, which must be as new as a new field is, has active"
+            in text
+        )
 
     def test_is_said_before_a_cluster_is_needed(self):
         """By models alone: no configuration of a cluster is read."""
