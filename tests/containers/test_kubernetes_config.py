@@ -88,7 +88,7 @@ class TestSettings:
         assert "job-template" in refusal({"affinity": {}})
 
     def test_of_other_backends_are_taken_where_they_are_so_anyway(self):
-        assert read({"detach": True}) == KubernetesConfig()
+        assert read({"detach": True}) == read({"detach": None}) == KubernetesConfig()
         assert "a Job outlives whoever asked for it" in refusal({"detach": False})
 
     def test_are_all_checked_at_once(self):

@@ -94,7 +94,7 @@ class KubernetesConfig:
         for name, value in backend_config.items():
             setting = str(name).replace("_", "-")
             if setting == "detach":  # a setting of other backends, which adapters and commands pass on
-                if value is not True:
+                if value is not True and value is not None:
                     problems.append("'detach' can only be true: a Job outlives whoever asked for it")
             elif setting not in SETTINGS:
                 problems.append(_unknown(str(name)))
