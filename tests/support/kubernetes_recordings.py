@@ -210,13 +210,17 @@ class Player:
                     time.sleep(0.5)  # a shell that traps signals has set its trap by then
                 self._send(exchange, watches)
             self._await(float("inf"), watches)
+            job = selector.partition("=")[2]
+            expected = what_is_said([event["event"] for event in self.recorded["watch"]["events"]])
+            wait_for(
+                lambda: len(what_is_said(_about(job, watches["events"].events))) >= len(expected),
+                lambda: f"{sorted(expected)} are to be said of {job}",
+                30,
+                bool,
+            )
             time.sleep(0.2)  # what comes too much is to be seen as well
-        job = selector.partition("=")[2]
         self.jobs, self.pods = watches["jobs"].events, watches["pods"].events
-        self.events = [
-            event for event in watches["events"].events
-            if re.fullmatch(rf"{job}(-[a-z0-9]{{5}})?", event["object"]["involvedObject"]["name"])
-        ]  # fmt: skip
+        self.events = _about(job, watches["events"].events)
 
     def _await(self, moment, watches):
         """Wait until each stream has as many significant states as the recording had at that moment."""
@@ -247,6 +251,12 @@ class Player:
         )  # fmt: skip
         self.answers.append((exchange, answer.status, answer.headers, answer.data))
         pool.clear()
+
+
+def _about(job, events):
+    """The events about a Job and its pods."""
+    names = re.compile(rf"{job}(-[a-z0-9]{{5}})?")
+    return [event for event in events if names.fullmatch(event["object"]["involvedObject"]["name"])]
 
 
 def difference(theirs, ours, state_of):
