@@ -178,9 +178,10 @@ class TestCancelling:
     def test_says_when_a_node_does_not_answer(self, world, monkeypatch):
         run = running(world, backend_config={"grace": 0})
         world.cluster.controllers.paused = True
-        with monkeypatch.context() as patch, pytest.raises(ContactLost, match="node may be down"):
-            patch.setattr(backend, "STOP_PATIENCE", 0.3)
+        monkeypatch.setattr(backend, "STOP_PATIENCE", 0.3)
+        with pytest.raises(ContactLost, match="node may be down"):
             run.cancel()
+        monkeypatch.undo()
         world.cluster.controllers.paused = False
         world.cluster.controllers._enqueue(("ml", run.handle.name))
         run.cancel()
@@ -210,7 +211,7 @@ class TestTheEnd:
         world.cluster.runtime.script(Script(message='{"accuracy": 0.'))
         run = submit(world)
         run.wait()
-        with pytest.raises(mlproj_core.ExecutionException, match="not JSON.*4096"):
+        with pytest.raises(mlproj_core.ExecutionException, match=r"not JSON.*4096"):
             run.result()
 
     def test_comes_by_the_timeout(self, world):
@@ -349,8 +350,12 @@ class TestTheCluster:
         code = "import sys, mlproj_core; print(mlproj_core.attach(sys.argv[1]).get_status())"
         done = subprocess.run(
             [sys.executable, "-c", code, run.handle.to_json()],
-            env={"PATH": "/usr/bin:/bin", "KUBECONFIG": kubeconfig}, check=True, timeout=60, capture_output=True, text=True,
-        )  # fmt: skip
+            env={"PATH": "/usr/bin:/bin", "KUBECONFIG": kubeconfig},
+            check=True,
+            timeout=60,
+            capture_output=True,
+            text=True,
+        )
         assert done.stdout.split() == ["RUNNING"]
         end(world, run)
 
@@ -405,7 +410,7 @@ class TestTheCluster:
 
 class TestWhatAPodCannotHave:
     def test_are_flags_of_docker_run(self, world):
-        with pytest.raises(UserError, match="docker_args: gpus.*'resources'"):
+        with pytest.raises(UserError, match=r"docker_args: gpus.*'resources'"):
             submit(world, docker_args={**IMAGE, "gpus": "all"})
 
     def test_is_a_tracking_server_of_this_host(self, world):
