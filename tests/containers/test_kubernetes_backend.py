@@ -181,7 +181,7 @@ class TestCancelling:
         monkeypatch.setattr(backend, "STOP_PATIENCE", 0.3)
         with pytest.raises(ContactLost, match="node may be down"):
             run.cancel()
-        monkeypatch.undo()
+        monkeypatch.setattr(backend, "STOP_PATIENCE", 60)
         world.cluster.controllers.paused = False
         world.cluster.controllers._enqueue(("ml", run.handle.name))
         run.cancel()

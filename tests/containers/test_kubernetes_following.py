@@ -178,6 +178,17 @@ class TestWaiting:
         assert "must be lowercase" in run.reason.message
         assert world.survivors() == []
 
+    def test_so_does_following_what_will_never_run(self, world):
+        run = world.submit(key="k", docker_args={"image": "Not:A:Name"})
+        assert list(run.logs(follow=True)) == []
+        assert run.wait() is False
+        other = world.submit(key="other", docker_args={"image": "Not:A:Name"})
+
+        async def follow():
+            return [piece async for piece in other.read_logs_async(follow=True)]
+
+        assert asyncio.run(follow()) == []
+
 
 def say(world, run, text, container="mlproj"):
     world.cluster.runtime.say(run.handle.name, text, container)

@@ -154,7 +154,9 @@ class TestTheReason:
         assert 'exec: "/no/such/program"' in reason.message
 
     def test_has_the_deadline(self):
-        assert "timeout of 3 seconds" in ended("deadline-exceeded").reason.message
+        replay = Replay("deadline-exceeded")
+        outcome = next(verdict.outcome for _, verdict in replay.moments() if verdict.state is State.ENDED)
+        assert f"timeout of {replay.job['spec']['activeDeadlineSeconds']} seconds" in outcome.reason.message
 
     def test_is_retryable_where_the_pod_was_taken_away(self):
         assert ended("pod-deleted-underneath").reason.retryable

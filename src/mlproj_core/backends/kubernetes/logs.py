@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
+from mlproj_core.backends.backend import State
 from mlproj_core.backends.kubernetes.client import Cluster, Throttled
 from mlproj_core.backends.kubernetes.ending import terminated
 from mlproj_core.backends.kubernetes.objects import Object, living_pods, main_container, newest, seconds, status_of
-from mlproj_core.backends.kubernetes.watch import loop_waiting, pods_of, wait_in_loop, waiting
+from mlproj_core.backends.kubernetes.sight import pods_of, verdict_on
+from mlproj_core.backends.kubernetes.watch import loop_waiting, wait_in_loop, waiting
 from mlproj_core.handle import RunHandle
 from mlproj_core.status import Outcome
 
@@ -73,13 +75,15 @@ class Output:
         self.place = Place.read(cursor)
         self._origin: int | None = None
 
-    def job_and_pod(self) -> tuple[Object | None, Object | None]:
-        """The Job and its newest pod as they are now."""
+    def look(self) -> tuple[Object | None, bool]:
+        """The run's newest pod, None if there is none; and whether the run is over, or will come to nothing."""
         job = self._cluster.get("jobs", self._handle.name)
         if job is None:
-            return None, None
+            return None, True
         self._origin = int((seconds(job["metadata"]["creationTimestamp"]) or 0.0) * _SECOND)
-        return job, newest(pods_of(self._cluster, self._handle))
+        pods = pods_of(self._cluster, self._handle)
+        state = verdict_on(self._cluster, job, pods).state
+        return newest(pods), state in (State.ENDED, State.GONE, State.LOST)
 
     def new(self, pod: Object, name: str, prefix: bytes) -> Iterator[tuple[bytes, int]]:
         """Lines of a container after the place, as far as there are any now."""
@@ -167,9 +171,9 @@ def follow(cluster: Cluster, handle: RunHandle, cursor: int) -> Iterator[tuple[b
     with waiting(cluster, handle, woken.set):
         while True:
             woken.clear()
-            job, pod = output.job_and_pod()
+            pod, over = output.look()
             if pod is None:
-                if _is_over(job):
+                if over:
                     return
                 woken.wait(_WAIT)
                 continue
@@ -182,7 +186,7 @@ def follow(cluster: Cluster, handle: RunHandle, cursor: int) -> Iterator[tuple[b
             try:
                 # First what there is: only at its end it is known that the line of the cursor is not there any more.
                 yield from output.new(pod, name, prefix)
-                if ended or _never(job, pod, begun):
+                if ended or _never(pod, begun, over):
                     output.next_container()
                 elif begun:
                     yield from output.coming(pod, name, prefix)
@@ -230,14 +234,14 @@ def _collect(source: Any, into: list[tuple[bytes, int]]) -> bool:
 
 def _now(output: Output) -> Any:
     """Go through the containers as far as they have got; returns whether there will be no more."""
-    job, pod = output.job_and_pod()
+    pod, over = output.look()
     if pod is None:
-        return _is_over(job)
+        return over
     names = containers(pod)
     while output.place.container < len(names):
         name = names[output.place.container]
         yield from output.new(pod, name, _prefix(pod, name))
-        if terminated(pod, name) is None and not _never(job, pod, _has_begun(pod, name)):
+        if terminated(pod, name) is None and not _never(pod, _has_begun(pod, name), over):
             return False
         output.next_container()
     return True
@@ -252,16 +256,9 @@ def _has_begun(pod: Object, name: str) -> bool:
     return "running" in state or "terminated" in state
 
 
-def _never(job: Object | None, pod: Object, begun: bool) -> bool:
+def _never(pod: Object, begun: bool, over: bool) -> bool:
     """Whether a container that has not ended will not do so: its pod is over without it."""
-    return not living_pods([pod], time.time()) or (not begun and _is_over(job))
-
-
-def _is_over(job: Object | None) -> bool:
-    from mlproj_core.backends.backend import State
-    from mlproj_core.backends.kubernetes.verdict import judge
-
-    return judge(job, (), (), time.time()).state in (State.ENDED, State.GONE)
+    return not living_pods([pod], time.time()) or (not begun and over)
 
 
 def with_last_lines(cluster: Cluster, handle: RunHandle, outcome: Outcome) -> Outcome:

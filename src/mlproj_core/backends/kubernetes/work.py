@@ -27,6 +27,7 @@ from mlproj_core.backends.kubernetes.manifest import (
     work_directory,
 )
 from mlproj_core.backends.kubernetes.objects import CANCEL, CLAIM, OUTCOME
+from mlproj_core.backends.kubernetes.security import secured
 from mlproj_core.backends.kubernetes.template import read_template
 from mlproj_core.claim import Claim, Record
 from mlproj_core.containers import CODE
@@ -166,7 +167,15 @@ def tombstone(claim: Claim, config: KubernetesConfig, namespace: str) -> dict[st
                 "metadata": {"labels": dict(labels.labels)},
                 "spec": {
                     "restartPolicy": "Never",
-                    "containers": [{"name": "mlproj", "image": _NEVER_RUNS, "resources": {}}],
+                    "containers": [
+                        # As little as any policy asks for, though it never runs.
+                        {
+                            "name": "mlproj",
+                            "image": _NEVER_RUNS,
+                            "resources": {name: {"cpu": "1m", "memory": "1Mi"} for name in ("requests", "limits")},
+                            "securityContext": secured({}, {}, config, read_only=True),
+                        }
+                    ],
                 },
             },
         },
