@@ -7,6 +7,7 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from docker_world import SHELL, Rootfs, _busybox
@@ -14,6 +15,7 @@ from git_world import GitServer, commit, git, published, repository
 from kubernetes_cluster import Cluster
 from kubernetes_docker import DockerRuntime
 from kubernetes_parts import LABELS, NAME, build
+from lfs_world import LfsServer, lfs_repository, pushed, require_git_lfs
 
 from mlproj_core.backends.kubernetes.code import ArchiveCode, GitCode, ImageCode
 from mlproj_core.backends.kubernetes.secret import SecretContent, build_secret
@@ -33,17 +35,29 @@ def cluster(shared_engine, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def git_image(shared_engine):
-    """An image with git that is nobody's home, as the stock one."""
+    """An image with git, as the stock one."""
+    require_git_lfs()
+    return add_git_image(shared_engine, GIT_IMAGE, shutil.which("git-lfs"))
+
+
+@pytest.fixture(scope="module")
+def git_image_without_lfs(shared_engine):
+    return add_git_image(shared_engine, "mlproj-test/git-without-lfs:1")
+
+
+def add_git_image(engine, name, lfs=None):
     rootfs = Rootfs()
     _busybox(rootfs)
-    for applet in ("basename", "dirname"):
+    for applet in ("basename", "dirname"):  # of git-submodule
         rootfs.link(f"bin/{applet}", "busybox")
     rootfs.program("usr/bin/git", shutil.which("git"))
+    if lfs:
+        rootfs.program("usr/bin/git-lfs", lfs)
     core = Path("/usr/lib/git-core")
-    for name in ("git-remote-http", "git-submodule", "git-sh-setup", "git-sh-i18n", "git-submodule--helper"):
-        rootfs.program(f"usr/lib/git-core/{name}", core / name)
-    shared_engine.add_image(GIT_IMAGE, rootfs.done(), ["ENV PATH=/bin:/usr/bin", 'ENTRYPOINT ["git"]'])
-    return GIT_IMAGE
+    for program in ("git-remote-http", "git-submodule", "git-sh-setup", "git-sh-i18n", "git-submodule--helper"):
+        rootfs.program(f"usr/lib/git-core/{program}", core / program)
+    engine.add_image(name, rootfs.done(), ["ENV PATH=/bin:/usr/bin", 'ENTRYPOINT ["git"]'])
+    return name
 
 
 class Pod:
@@ -186,3 +200,33 @@ class TestAClone:
         code = GitCode(f"{server.url('x')}$(touch /tmp/a);\"'`id` $(MLPROJ_GIT_COMMIT)", server.new, "a b';$(id)")
         pod = run({"git-image": git_image}, argv=("true",), code=code)
         assert "x$(touch /tmp/a);\"'`id` $(MLPROJ_GIT_COMMIT)" in pod.message("initContainerStatuses")
+
+    def test_fetches_large_files_with_the_same_login(self, run, large, git_image):
+        assert large.run(run, git_image).lines() == ["large"]
+        assert large.server.served
+        assert set(large.server.logins) == {"me:geheim"}
+
+    def test_without_git_lfs_leaves_no_pointers_to_be_taken_for_data(self, run, large, git_image_without_lfs):
+        pod = large.run(run, git_image_without_lfs)
+        assert not pod.succeeded
+        assert "this image has no git-lfs: name one that has, by git-image" in pod.message("initContainerStatuses")
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A repository with a file in Git LFS, on a server that asks for a login."""
+    work = lfs_repository(tmp_path / "work", **{"model.bin": b"large\n"})
+    published(work, tmp_path / "srv" / "p.git")
+    with LfsServer(tmp_path / "srv", login=("me", "geheim")) as server:
+        pushed(work, server.url("p.git", login="me:geheim@"))
+        server.forget()
+
+        def run_clone(run, image):
+            return run(
+                {"git-image": image},
+                content={"git_login": ("me", "geheim")},
+                argv=("cat", "model.bin"),
+                code=GitCode(server.url("p.git"), git("rev-parse", "HEAD", cwd=work), login=True),
+            )
+
+        yield SimpleNamespace(server=server, run=run_clone)

@@ -86,7 +86,10 @@ class TestSettings:
         assert "Did you mean 'service-account'?" in refusal({"service_acount": "x"})
         assert "Did you mean 'image-pull-secrets'?" in refusal({"imagePullSecret": "x"})
         assert "job-template" in refusal({"affinity": {}})
-        assert "a Job outlives whoever asked for it" in refusal({"detach": True})
+
+    def test_of_other_backends_are_taken_where_they_are_so_anyway(self):
+        assert read({"detach": True}) == read({"detach": None}) == KubernetesConfig()
+        assert "a Job outlives whoever asked for it" in refusal({"detach": False})
 
     def test_are_all_checked_at_once(self):
         text = refusal({"namespace": "ML", "grace": -1, "nope": 1})

@@ -98,6 +98,13 @@ class TestATemplate:
             assert pod_of(job)["initContainers"][0]["securityContext"].get("runAsUser", 7) == 7
             assert "HOME" not in [one["name"] for one in main_of(job)["env"]]
 
+    def test_may_leave_the_user_to_the_image_and_still_be_restricted(self):
+        job = build(template=template({"securityContext": {"runAsNonRoot": True}}), **WAYS["image of its own, archive"])
+        assert violations(pod_of(job)) == ""
+        for container in (main_of(job), *pod_of(job)["initContainers"]):
+            assert "runAsUser" not in container["securityContext"]
+        assert "HOME" not in [one["name"] for one in main_of(job)["env"]]
+
     @pytest.mark.parametrize(
         "context",
         [{"privileged": True}, {"runAsUser": 0}, {"capabilities": {"add": ["SYS_ADMIN"]}}, {"runAsNonRoot": False}],

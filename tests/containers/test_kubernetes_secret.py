@@ -193,5 +193,6 @@ class TestTheWayOfTheCode:
             (f"git+file://{tmp_path}/bare", {}, "a directory of this host"),
             ("git@host:x", {}, "by ssh"),
             ("ssh://git@host/x", {}, "by ssh"),
+            ("https://host/x?private_token=abc", {}, "a secret in its query"),
         ):
             assert word in git_code(checkout(uri, **other), login=False)

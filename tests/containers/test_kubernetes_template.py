@@ -6,6 +6,7 @@ import subprocess
 import sys
 from textwrap import dedent
 
+import kubernetes
 import pytest
 from kubernetes.client import models
 
@@ -160,6 +161,15 @@ class TestTheModelsOfTheClient:
         }
         assert bool(list(misfits(value, model))) is (type(value) is not fitting[model])
 
+    def test_are_loaded_only_where_there_is_something_to_check(self):
+        """Importing them takes longer than a whole submit."""
+        code = (
+            "from mlproj_core.backends.kubernetes.config import KubernetesConfig as C;"
+            "import sys; C.read({'namespace': 'ml'}); print('kubernetes' in sys.modules)"
+        )
+        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert answer.stdout == "False\n"
+
 
 class TestWhatCannotBe:
     def test_is_anything_but_a_job(self, in_file):
@@ -226,14 +236,12 @@ class TestWhatCannotBe:
     def test_is_said_with_its_field(self, spec, field):
         assert field in refusal(job(**spec))
 
-    def test_is_said_before_a_cluster_is_needed(self):
-        """By models alone: no configuration of a cluster is read."""
-        code = (
-            "from mlproj_core.backends.kubernetes.config import KubernetesConfig as C;"
-            "import sys; C.read({'namespace': 'ml'}); print('kubernetes' in sys.modules)"
+    def test_may_be_newer_than_the_client(self):
+        text = refusal(job(quantumPolicy="x"))
+        assert (
+            f"the package kubernetes {kubernetes.__version__}, which must be as new as a new field is, has active"
+            in text
         )
-        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert answer.stdout == "False\n"
 
 
 class TestWhatDoesNotCount:

@@ -16,7 +16,7 @@ RELIST = 0.5
 """Seconds until a kubelet has seen that a container ended."""
 SETTLE = 1.0
 """Seconds from there until the pod's phase says so."""
-REACTION, FORCED = 0.3, 1.2
+REACTION, FORCED = 0.3, 3.0
 """Seconds until a kubelet has seen that a pod is deleted; by then the controller has counted one that had no grace."""
 PULL_AGAIN, CONFIGURE_AGAIN, RESTART = 14.0, 1.0, 10.0
 

@@ -14,6 +14,7 @@ from mlproj_core.backends.kubernetes.watch import stop_watching
 class KubernetesWorld(World):
     backend = "kubernetes"
     backend_config = {"grace": 1}
+    patience = 240.0
 
     def __init__(self, directory, runtime=None, **more):
         super().__init__(directory)

@@ -31,8 +31,9 @@ from mlproj_core.backends.kubernetes.objects import (
     is_finished,
     living_pods,
 )
-from mlproj_core.backends.kubernetes.verdict import Verdict, judge, needs_events, needs_pods, until_overdue
-from mlproj_core.backends.kubernetes.watch import Waiter, events_of, loop_waiting, pods_of, wait_in_loop, waiting
+from mlproj_core.backends.kubernetes.sight import judged, pods_of, verdict_on
+from mlproj_core.backends.kubernetes.verdict import until_overdue
+from mlproj_core.backends.kubernetes.watch import Waiter, loop_waiting, wait_in_loop, waiting
 from mlproj_core.claim import Claim, Record
 from mlproj_core.errors import ContactLost, ExecutionException
 from mlproj_core.handle import RunHandle, key_digest
@@ -135,7 +136,7 @@ class KubernetesBackend:
         """What Job, pods and events say."""
         cluster = self._cluster_of(handle)
         with _contact():
-            job, verdict = _judged(cluster, handle)
+            job, verdict = judged(cluster, handle)
             if verdict.outcome is not None and job is not None and annotation(job, OUTCOME) is None:
                 verdict = replace(verdict, outcome=logs.with_last_lines(cluster, handle, verdict.outcome))
         if job is None:
@@ -244,7 +245,7 @@ class KubernetesBackend:
         """End a Job that comes to nothing, with the reason for that as its outcome."""
         cluster = self._cluster_of(handle)
         with _contact():
-            _, verdict = _judged(cluster, handle)
+            _, verdict = judged(cluster, handle)
         if verdict.state is State.LOST and verdict.outcome is not None:
             outcome = verdict.outcome
             self._end(handle, lambda: outcome, at_once=True)
@@ -287,7 +288,7 @@ class KubernetesBackend:
         """Write on the Job that its outcome was delivered, with outcome and result: pods go before their Job does."""
         cluster = self._cluster_of(handle)
         with _contact():
-            job, verdict = _judged(cluster, handle)
+            job, verdict = judged(cluster, handle)
             if job is None or annotation(job, SETTLED) is not None:
                 return
             texts = {SETTLED: json.dumps({"at": time.time()})}
@@ -334,25 +335,12 @@ def _handle(cluster: Cluster, claim: Claim, job: Object) -> RunHandle:
     return RunHandle(KubernetesBackend.name, claim.key, claim.attempt, run_id, ref)
 
 
-def _judged(cluster: Cluster, handle: RunHandle) -> tuple[Object | None, Verdict]:
-    """An attempt's Job as it is now, and the verdict on it."""
-    job = cluster.get("jobs", handle.name)
-    pods = pods_of(cluster, handle) if job is not None and needs_pods(job) else []
-    return job, _verdict(cluster, job, pods)
-
-
-def _verdict(cluster: Cluster, job: Object | None, pods: Sequence[Object]) -> Verdict:
-    now = time.time()
-    events = events_of(cluster, job, pods) if job is not None and needs_events(job, pods, now) else []
-    return judge(job, pods, events, now)
-
-
 Predicate = Callable[[Cluster, Object | None, Sequence[Object]], "bool | float"]
 """Whether something has come about: True, False, or seconds until it may have done so without anything happening."""
 
 
 def _is_over(cluster: Cluster, job: Object | None, pods: Sequence[Object]) -> bool | float:
-    verdict = _verdict(cluster, job, pods)
+    verdict = verdict_on(cluster, job, pods)
     if verdict.state not in _WAITED_FOR:
         return True
     return verdict.again if verdict.again is not None else False

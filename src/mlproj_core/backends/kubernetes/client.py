@@ -152,7 +152,11 @@ class Cluster:
         items: list[dict[str, Any]] = []
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": "500", "continue": ""}
         while True:
-            answer = self._call("list", "GET", kind, query=query)
+            try:
+                answer = self._call("list", "GET", kind, query=query)
+            except Expired:  # the list that this was to be the next part of is too old
+                items, query = [], {**query, "continue": ""}
+                continue
             if answer is None:
                 raise self._no_namespace(kind)
             items += answer["items"]
@@ -178,13 +182,16 @@ class Cluster:
             raise self._no_namespace(kind)
         return answer
 
-    def patch(self, kind: str, name: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
+    def patch(self, kind: str, name: str, body: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any] | None:
         """Merge into an object: the object that it is then; None if there is none.
 
         Raises:
             Conflict: the body gives a resource version, and the object is of another.
         """
-        return self._call("patch", "PATCH", kind, name, body=body, content_type="application/merge-patch+json")
+        query = {"dryRun": "All"} if dry_run else {}
+        return self._call(
+            "patch", "PATCH", kind, name, query=query, body=body, content_type="application/merge-patch+json"
+        )
 
     # -- streams
 
@@ -287,6 +294,8 @@ class Cluster:
         answer = _Answer(response.status, _json(text))
         if answer.status in _TRANSIENT:
             raise self._unwell(verb, kind, answer, response.headers)
+        if answer.status == 410:
+            raise Expired(_message(answer.body))
         return answer
 
     def _open(self, verb: str, kind: str, name: str, query: Mapping[str, str], *, read_timeout: float | None) -> Stream:

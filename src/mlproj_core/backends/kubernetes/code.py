@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlproj_core.backends.kubernetes.config import KubernetesConfig
 from mlproj_core.containers import CODE
 from mlproj_core.errors import UserError
-from mlproj_core.sources.location import Location
+from mlproj_core.sources.location import Location, redact
 
 if TYPE_CHECKING:
     from mlproj_core.sources import Checkout
@@ -169,6 +169,8 @@ def git_code(checkout: Checkout, *, login: bool) -> GitCode | str:
         return "the repository is a directory of this host, which a pod does not see"
     if not location.url.startswith(("https://", "http://", "git://")):
         return "the repository is reached by ssh, for which a pod has no key (its https:// URL would do)"
+    if redact(location.url) != location.url:
+        return "the repository's URL has a secret in its query, which would show in the Job"
     return GitCode(location.url, checkout.commit, checkout.subdirectory, login)
 
 

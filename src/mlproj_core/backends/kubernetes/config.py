@@ -93,7 +93,10 @@ class KubernetesConfig:
         values: dict[str, Any] = {}
         for name, value in backend_config.items():
             setting = str(name).replace("_", "-")
-            if setting not in SETTINGS:
+            if setting == "detach":  # a setting of other backends, which adapters and commands pass on
+                if value is not True and value is not None:
+                    problems.append("'detach' can only be true: a Job outlives whoever asked for it")
+            elif setting not in SETTINGS:
                 problems.append(_unknown(str(name)))
             elif setting in given:
                 problems.append(f"{given[setting]!r} and {name!r} are the same setting; leave one out")
@@ -121,8 +124,6 @@ class KubernetesConfig:
 
 
 def _unknown(name: str) -> str:
-    if name == "detach":
-        return "'detach' is a setting of the local backend: a Job outlives whoever asked for it; leave it out"
     meant = closest(name, SETTINGS)
     return f"there is no setting {name!r}. " + (
         f"Did you mean {meant!r}?"

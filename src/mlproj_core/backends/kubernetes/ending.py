@@ -11,6 +11,9 @@ from mlproj_core.status import Reason, ReasonCode
 
 __all__ = ["cancelled", "failure", "phases", "terminated"]
 
+CODE_CONTAINER = "mlproj-code"
+"""The init container that brings the code in; see `code.code_container`."""
+
 _PREEMPTED = ("PreemptionByScheduler", "DeletionByTaintManager", "EvictionByEvictionAPI", "DeletionByPodGC")
 _NO_ROOM = ("Evicted", "OutOfcpu", "OutOfmemory", "OutOfpods", "OutOfephemeral-storage", "UnexpectedAdmissionError")
 
@@ -113,6 +116,10 @@ def _of_container(pod: Object, name: str, ended: Object, main: str) -> Reason:
         return Reason(ReasonCode.OOM, message, exit_code=code, signal=_signal(code))
     if kind == "ContainerStatusUnknown":
         return Reason(ReasonCode.LOST, f"the node lost the container {name}: {said}", retryable=True)
+    if name == CODE_CONTAINER:
+        lines = tuple(said.splitlines())
+        message = f"the code could not be brought into the pod: {lines[-1] if lines else f'exit status {code}'}"
+        return Reason(ReasonCode.SOURCE, message, retryable=True, exit_code=code, output=lines)
     if kind in ("StartError", "ContainerCannotRun"):
         return Reason(ReasonCode.PROJECT_CODE, f"the command{its} could not be started: {said}", exit_code=code)
     number = _signal(code)

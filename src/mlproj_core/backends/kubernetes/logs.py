@@ -15,10 +15,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
+from mlproj_core.backends.backend import State
 from mlproj_core.backends.kubernetes.client import Cluster, Throttled
 from mlproj_core.backends.kubernetes.ending import terminated
 from mlproj_core.backends.kubernetes.objects import Object, living_pods, main_container, newest, seconds, status_of
-from mlproj_core.backends.kubernetes.watch import loop_waiting, pods_of, wait_in_loop, waiting
+from mlproj_core.backends.kubernetes.sight import pods_of, verdict_on
+from mlproj_core.backends.kubernetes.watch import loop_waiting, wait_in_loop, waiting
 from mlproj_core.handle import RunHandle
 from mlproj_core.status import Outcome
 
@@ -29,6 +31,9 @@ TAIL_LINES = 20
 
 _SECOND = 1_000_000
 """Microseconds; within one, a node may write lines in another order than their times have."""
+
+_REMEMBERED = 4096
+"""Moments of which it is remembered how many lines they had: those of the last second or so."""
 
 _PAUSES = (0.2, 5.0)
 """Seconds between looks for new output in an event loop: at first, and at most, while nothing comes."""
@@ -70,13 +75,15 @@ class Output:
         self.place = Place.read(cursor)
         self._origin: int | None = None
 
-    def job_and_pod(self) -> tuple[Object | None, Object | None]:
-        """The Job and its newest pod as they are now."""
+    def look(self) -> tuple[Object | None, bool]:
+        """The run's newest pod, None if there is none; and whether the run is over, or will come to nothing."""
         job = self._cluster.get("jobs", self._handle.name)
         if job is None:
-            return None, None
+            return None, True
         self._origin = int((seconds(job["metadata"]["creationTimestamp"]) or 0.0) * _SECOND)
-        return job, newest(pods_of(self._cluster, self._handle))
+        pods = pods_of(self._cluster, self._handle)
+        state = verdict_on(self._cluster, job, pods).state
+        return newest(pods), state in (State.ENDED, State.GONE, State.LOST)
 
     def new(self, pod: Object, name: str, prefix: bytes) -> Iterator[tuple[bytes, int]]:
         """Lines of a container after the place, as far as there are any now."""
@@ -89,32 +96,37 @@ class Output:
         return self._lines(stream, prefix)
 
     def _since(self) -> str | None:
-        """The second of the place, as the API takes it: it gives lines from then on."""
+        """The second before the place, as the API takes it: it gives lines from then on."""
         if not self.place.line or self._origin is None:
             return None
-        moment = datetime.fromtimestamp((self._origin + self.place.time) // _SECOND, timezone.utc)
+        moment = datetime.fromtimestamp((self._origin + self.place.time) // _SECOND - 1, timezone.utc)
         return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _lines(self, lines: Iterable[bytes] | None, prefix: bytes) -> Iterator[tuple[bytes, int]]:
-        anchor, seen, passed = self.place, 0, self.place.line == 0
-        held: list[tuple[int, bytes]] = []
+        """The lines that come after the place, with the cursor after each."""
+        anchor, passed = self.place, self.place.line == 0
+        held: list[tuple[Place, bytes]] = []
+        counts: dict[int, int] = {}
         for line in lines or ():
             at, text = self._parse(line)
+            # How many of that moment there are is counted in what the node has, and it gives all of a second or none.
+            counts[at] = counts.get(at, 0) + 1
+            place = replace(anchor, time=at, line=counts[at])
+            if len(counts) > _REMEMBERED:
+                counts = dict(list(counts.items())[-_REMEMBERED // 2 :])
             if passed:
-                yield self._given(at, prefix + text)
-            elif at == anchor.time:
-                seen += 1
-                if seen == anchor.line:
-                    # Whatever is before it in the file was given out before it.
-                    passed, held = True, []
+                yield self._given(place, prefix + text)
+            elif place == anchor:
+                # Whatever is before it in the file was given out before it.
+                passed, held = True, []
             elif at > anchor.time:
-                held.append((at, text))
+                held.append((place, prefix + text))
                 if at > anchor.time + _SECOND:  # the line of the place was dropped
                     passed = True
-                    yield from (self._given(when, prefix + what) for when, what in held)
+                    yield from (self._given(*one) for one in held)
                     held = []
         if not passed:
-            yield from (self._given(when, prefix + what) for when, what in held)
+            yield from (self._given(*one) for one in held)
 
     def _parse(self, line: bytes) -> tuple[int, bytes]:
         """A line's time, and the line."""
@@ -124,10 +136,9 @@ class Output:
             return self.place.time, line
         return max(0, at - (self._origin or 0)), text
 
-    def _given(self, at: int, text: bytes) -> tuple[bytes, int]:
-        line = self.place.line + 1 if at == self.place.time else 1
-        self.place = replace(self.place, time=at, line=line)
-        return text, self.place.cursor
+    def _given(self, place: Place, text: bytes) -> tuple[bytes, int]:
+        self.place = place
+        return text, place.cursor
 
     def next_container(self) -> None:
         """Go on with the one after it."""
@@ -160,9 +171,9 @@ def follow(cluster: Cluster, handle: RunHandle, cursor: int) -> Iterator[tuple[b
     with waiting(cluster, handle, woken.set):
         while True:
             woken.clear()
-            job, pod = output.job_and_pod()
+            pod, over = output.look()
             if pod is None:
-                if _is_over(job):
+                if over:
                     return
                 woken.wait(_WAIT)
                 continue
@@ -175,7 +186,7 @@ def follow(cluster: Cluster, handle: RunHandle, cursor: int) -> Iterator[tuple[b
             try:
                 # First what there is: only at its end it is known that the line of the cursor is not there any more.
                 yield from output.new(pod, name, prefix)
-                if ended or _never(job, pod, begun):
+                if ended or _never(pod, begun, over):
                     output.next_container()
                 elif begun:
                     yield from output.coming(pod, name, prefix)
@@ -223,14 +234,14 @@ def _collect(source: Any, into: list[tuple[bytes, int]]) -> bool:
 
 def _now(output: Output) -> Any:
     """Go through the containers as far as they have got; returns whether there will be no more."""
-    job, pod = output.job_and_pod()
+    pod, over = output.look()
     if pod is None:
-        return _is_over(job)
+        return over
     names = containers(pod)
     while output.place.container < len(names):
         name = names[output.place.container]
         yield from output.new(pod, name, _prefix(pod, name))
-        if terminated(pod, name) is None and not _never(job, pod, _has_begun(pod, name)):
+        if terminated(pod, name) is None and not _never(pod, _has_begun(pod, name), over):
             return False
         output.next_container()
     return True
@@ -245,16 +256,9 @@ def _has_begun(pod: Object, name: str) -> bool:
     return "running" in state or "terminated" in state
 
 
-def _never(job: Object | None, pod: Object, begun: bool) -> bool:
+def _never(pod: Object, begun: bool, over: bool) -> bool:
     """Whether a container that has not ended will not do so: its pod is over without it."""
-    return not living_pods([pod], time.time()) or (not begun and _is_over(job))
-
-
-def _is_over(job: Object | None) -> bool:
-    from mlproj_core.backends.backend import State
-    from mlproj_core.backends.kubernetes.verdict import judge
-
-    return judge(job, (), (), time.time()).state in (State.ENDED, State.GONE)
+    return not living_pods([pod], time.time()) or (not begun and over)
 
 
 def with_last_lines(cluster: Cluster, handle: RunHandle, outcome: Outcome) -> Outcome:

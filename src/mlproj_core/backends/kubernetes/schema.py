@@ -99,8 +99,14 @@ def _misfits_of_object(value: Any, model: str, path: Path) -> Iterator[Misfit]:
             yield from misfits(item, fields[name], where)
         else:
             meant = closest(str(name), fields)
-            remedy = f"did you mean {meant!r}?" if meant else f"the fields here are {', '.join(sorted(fields))}"
+            remedy = f"did you mean {meant!r}?" if meant else f"{_of_this_release()}{', '.join(sorted(fields))}"
             yield Misfit(where, True, f"Kubernetes knows no field {str(name)!r} here", remedy)
+
+
+def _of_this_release() -> str:
+    import kubernetes
+
+    return f"the package kubernetes {kubernetes.__version__}, which must be as new as a new field is, has "
 
 
 def _misfits_of_mapping(value: Any, model: str, path: Path) -> Iterator[Misfit]:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from mlproj_core.backends.kubernetes.client import Cluster, Expired, Stream, Throttled
 from mlproj_core.backends.kubernetes.labels import ATTEMPT
 from mlproj_core.backends.kubernetes.objects import MANAGED, Object, is_finished, living_pods
+from mlproj_core.backends.kubernetes.sight import pods_of
 from mlproj_core.errors import ContactLost, MlprojError
 from mlproj_core.handle import RunHandle
 
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Waiter", "events_of", "loop_waiting", "pods_of", "stop_watching", "wait_in_loop", "waiting"]
+__all__ = ["Waiter", "loop_waiting", "stop_watching", "wait_in_loop", "waiting"]
 
 LONGEST = 300
 """Seconds until a watch is begun anew. The server ends it then, so that both know."""
@@ -255,6 +255,7 @@ class _Follower:
                 pause = 0.0
             except Expired:
                 self._version = ""
+                self._stopped.wait(0.1)
             except (Throttled, MlprojError) as error:
                 pause = self._fails(error, pause)
                 self._stopped.wait(pause)
@@ -292,30 +293,6 @@ class _Follower:
             self._watch.wake_all()
         told = error.after if isinstance(error, Throttled) else None
         return told if told is not None else min(max(0.2, 2 * pause), 15.0) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
-
-
-def pods_of(cluster: Cluster, handle: RunHandle) -> list[Object]:
-    """The pods of an attempt."""
-    return [*cluster.list("pods", labels=f"{MANAGED},{ATTEMPT}={handle.tag}")[0]]
-
-
-def events_of(cluster: Cluster, job: Object, pods: Sequence[Object]) -> list[Object]:
-    """What happened to a Job and to its pods, oldest first; of pods that are gone too, which the Job's events name."""
-    fields = f"involvedObject.kind=Job,involvedObject.name={job['metadata']['name']}"
-    events, _ = cluster.list("events", fields=fields)
-    events = [event for event in events if event["involvedObject"].get("uid") == job["metadata"]["uid"]]
-    names = {pod["metadata"]["name"] for pod in pods}
-    names |= {found[1] for event in events if (found := _CREATED.search(str(event.get("message", ""))))}
-    for name in sorted(names):
-        events += cluster.list("events", fields=f"involvedObject.kind=Pod,involvedObject.name={name}")[0]
-    return sorted(events, key=_when)
-
-
-_CREATED = re.compile(r"Created pod: (\S+)")
-
-
-def _when(event: Object) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"])
 
 
 def _tag(item: Object) -> str:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from mlproj_core.backends.kubernetes.manifest import (
     work_directory,
 )
 from mlproj_core.backends.kubernetes.objects import CANCEL, CLAIM, OUTCOME
+from mlproj_core.backends.kubernetes.security import secured
 from mlproj_core.backends.kubernetes.template import read_template
 from mlproj_core.claim import Claim, Record
 from mlproj_core.containers import CODE
@@ -78,17 +80,16 @@ class Work:
         )
 
     def rehearse(self, cluster: Cluster) -> None:
-        """Ask the cluster if it would take the Secret: what it refuses, it shall refuse before there is a Job.
+        """Ask the cluster if it would take what comes after the Job: what it refuses, it shall refuse before that.
 
         Raises:
-            UserError: it would not.
+            UserError: it would not take the Secret, or does not let who asks change Jobs.
         """
         secret = self.secret(Record(run_id="0" * 32, tracked=True, experiment_id="0" * 19), "0" * 8)
         secret["metadata"].pop("ownerReferences")
-        try:
+        with suppress(Conflict):  # of a Job of the same name, which was deleted a moment ago
             cluster.create("secrets", secret, dry_run=True)
-        except Conflict:  # of a Job of the same name, which was deleted a moment ago
-            return
+        cluster.patch("jobs", self.parts.name, {"metadata": {}}, dry_run=True)
 
 
 def prepare(claim: Claim, launch: Launch, config: KubernetesConfig, cluster: Cluster) -> Work:
@@ -166,7 +167,15 @@ def tombstone(claim: Claim, config: KubernetesConfig, namespace: str) -> dict[st
                 "metadata": {"labels": dict(labels.labels)},
                 "spec": {
                     "restartPolicy": "Never",
-                    "containers": [{"name": "mlproj", "image": _NEVER_RUNS, "resources": {}}],
+                    "containers": [
+                        # As little as any policy asks for, though it never runs.
+                        {
+                            "name": "mlproj",
+                            "image": _NEVER_RUNS,
+                            "resources": {name: {"cpu": "1m", "memory": "1Mi"} for name in ("requests", "limits")},
+                            "securityContext": secured({}, {}, config, read_only=True),
+                        }
+                    ],
                 },
             },
         },
