@@ -32,11 +32,13 @@ class LayerProgress:
 
     Attributes:
         trouble: the engine's words for what went wrong; None as long as nothing did.
+        digest: under which a registry has the image, once it was pushed.
     """
 
     def __init__(self, verb: str, image: str, report: Report) -> None:
         self._verb, self._image, self._report = verb, image, report
         self.trouble: str | None = None
+        self.digest: str | None = None
         self._began = self._told = time.monotonic()
         self._layers: dict[str, tuple[int, int]] = {}
         self._done: set[str] = set()
@@ -53,6 +55,7 @@ class LayerProgress:
             detail = event.get("errorDetail") or {}
             self.trouble = str(detail.get("message") or event.get("error"))
             return
+        self.digest = (event.get("aux") or {}).get("Digest") or self.digest
         layer, status = event.get("id"), str(event.get("status") or "")
         if layer is None or status.startswith("Pulling from"):
             return
