@@ -3,6 +3,7 @@
 import tempfile
 
 import pytest
+from container_world import ContainerWorld
 from docker_world import Registry, standard_engine
 from mlflow_world import mlflow_environment as mlflow_environment
 from mlflow_world import mlflow_python as mlflow_python
@@ -40,3 +41,14 @@ def closed_registry(tmp_path_factory):
     registry = Registry(tmp_path_factory.mktemp("registry"), login=("me", "geheim"))
     yield registry
     registry.close()
+
+
+@pytest.fixture
+def container_world(tmp_path, monkeypatch, engine):
+    """A state directory, and a project with a docker_env that counts its starts."""
+    monkeypatch.setenv("MLPROJ_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("MLPROJ_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLPROJ_TRACKING", "off")
+    world = ContainerWorld(tmp_path, engine)
+    yield world
+    world.close()

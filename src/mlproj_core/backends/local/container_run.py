@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ContainerRun"]
 
+REMOVED_BY_SOMEBODY = "the run's container was removed by somebody while the run was at work"
+
 MOMENT = 2.0
 """Seconds in which what is about to end does so."""
 
@@ -143,7 +145,8 @@ class ContainerRun:
         from docker.errors import APIError
 
         try:
-            put_own(self.client, container, body.root, [tuple(pair) for pair in self.prepared["files"]])
+            files = [(source, target) for source, target in self.prepared["files"]]
+            put_own(self.client, container, body.root, files, code=body.code)
             if body.code:
                 put_code(self.client, container, Path(self.request["directory"]))
             for download in self.request.get("downloads", ()):
@@ -216,11 +219,13 @@ class ContainerRun:
                 self._rest(self.kill_at)
             try:
                 seen = self._seen(container)
+                if seen["State"]["Status"] in ("removing", "dead"):
+                    return lost(REMOVED_BY_SOMEBODY)
                 if not seen["State"]["Running"]:
                     bring_result(self.client, container, self.directory.path / "result.json")
                     return found(seen, engine_was_away=self.engine_was_away)
             except NotFound:
-                return lost("the run's container was removed by somebody while the run was at work")
+                return lost(REMOVED_BY_SOMEBODY)
             except ContactLost as error:
                 self._await_engine(error)
                 continue
