@@ -155,6 +155,15 @@ class TestItsCode:
         assert output(run) == ["read-only", "/mlflow/projects/code"]
         assert run.result().result == {"a": 1}
 
+    def test_is_in_an_image_that_is_built_for_it_once(self, world):
+        (world.project / ".dockerignore").write_text("secret.txt\n")
+        (world.project / "secret.txt").write_text("x")
+        world.project_is("sh -c 'pwd; ls'", SHELL)
+        first, again = finished(world, build_image=True), finished(world, build_image=True)
+        assert output(first)[-3:] == ["/mlflow/projects/code", "MLproject", "main.sh"]
+        assert world.inspect(first.handle)["Image"] == world.inspect(again.handle)["Image"]
+        assert "not built again" in "".join(again.logs()) or output(again)[:1] == ["/mlflow/projects/code"]
+
     def test_leaves_a_result_as_another_user_too(self, world):
         world.project_runs("id -u; echo '{\"a\": 1}' > $MLPROJ_RESULT")
         world.starts_file.touch()
