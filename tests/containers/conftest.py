@@ -1,6 +1,7 @@
 """A real Docker engine for the tests of each worker, Kubernetes clusters, and a real tracking server."""
 
 import pytest
+from container_world import ContainerWorld
 from docker_world import Registry
 from docker_world import closed_registry as closed_registry
 from docker_world import shared_engine as shared_engine
@@ -40,3 +41,22 @@ def live_cluster(engine, tmp_path):
     """A Kubernetes cluster whose pods really run, on the engine."""
     with Cluster(DockerRuntime(engine, tmp_path / "node"), pace=0.05) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def closed_registry(tmp_path_factory):
+    """A registry that asks for the login `me` with the password `geheim`."""
+    registry = Registry(tmp_path_factory.mktemp("registry"), login=("me", "geheim"))
+    yield registry
+    registry.close()
+
+
+@pytest.fixture
+def container_world(tmp_path, monkeypatch, engine):
+    """A state directory, and a project with a docker_env that counts its starts."""
+    monkeypatch.setenv("MLPROJ_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("MLPROJ_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLPROJ_TRACKING", "off")
+    world = ContainerWorld(tmp_path, engine)
+    yield world
+    world.close()

@@ -1,18 +1,11 @@
 """The world of a project that runs in containers of a real engine: its starts are counted through a mounted volume."""
 
+import json
 from contextlib import suppress
 
 import docker
 from docker_world import SHELL
 from local_world import LocalWorld
-
-STUBBORN = """
-trap '' TERM
-(trap '' TERM; sleep 1000) &
-(trap '' TERM; sleep 1000 & wait; sleep 1000) &
-touch "$STUBBORN_MARKER"
-sleep 1000 & wait; sleep 1000
-"""
 
 
 class ContainerWorld(LocalWorld):
@@ -44,7 +37,6 @@ class ContainerWorld(LocalWorld):
 
     def project_is(self, command, image=None, *, environment=(), volumes=()):
         """A project whose entry point is this command."""
-        more = "".join(f"    - {volume}\n" for volume in volumes)
         lines = [
             "name: steps",
             "docker_env:",
@@ -55,9 +47,8 @@ class ContainerWorld(LocalWorld):
             f"  environment: {list(environment)}",
             "entry_points:",
             "  main:",
-            f"    command: {command!r}",
+            f"    command: {json.dumps(command)}",
         ]
-        del more
         (self.project / "MLproject").write_text("\n".join(lines) + "\n")
 
     def containers(self, running=False):

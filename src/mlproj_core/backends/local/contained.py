@@ -21,7 +21,7 @@ CLIENT = "mlproj_core.backends.local.container_client"
 """The module that is the container's client, as a program."""
 
 ENDED = "container"
-"""Name of the files of the client's request and result, and the code of a failure that it says nothing of."""
+"""Name of the files of the client's request and result."""
 
 VISIBLE, SECRET = "MLPROJ_VISIBLE:", "MLPROJ_SECRET:"
 """How the variables of a supervisor begin that are for its container, under the rest of their names."""
@@ -58,11 +58,13 @@ def run(supervisor: Supervisor) -> dict[str, Any]:
     supervisor.margin = MARGIN
     answer = supervisor.errand(ENDED, CLIENT, {"directory": supervisor.directory})
     supervisor.margin = 0.0
-    seen = "exit_code" in supervisor.read_if_there(f"{ENDED}.json")
-    if not seen and os.path.exists(supervisor.path(MADE)):
+    left = supervisor.read_if_there(f"{ENDED}.json")
+    if "exit_code" not in left and os.path.exists(supervisor.path(MADE)):
         end(supervisor)
     if supervisor.stopping:
         return supervisor.stopped()
+    if not left:
+        return supervisor.outcome("FAILED", "lost", answer["reason"]["message"], retryable=True)
     return answer if "status" in answer else outcome(supervisor, answer)
 
 

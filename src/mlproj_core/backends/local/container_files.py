@@ -26,7 +26,7 @@ LARGEST_RESULT = 16 * 1024 * 1024
 CHUNK = 1024 * 1024
 
 
-def put_own(client: APIClient, container: str, root: str, files: Iterable[tuple[str, str]]) -> None:
+def put_own(client: APIClient, container: str, root: str, files: Iterable[tuple[str, str]], *, code: bool) -> None:
     """Make the directory for mlproj's own files in a container, and copy what tracking needs into it.
 
     Args:
@@ -34,11 +34,13 @@ def put_own(client: APIClient, container: str, root: str, files: Iterable[tuple[
         container: its id.
         root: the directory of the container that the archive is unpacked in.
         files: of this host, and where they go.
+        code: whether a directory for the project's files is made too.
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         # Whoever the image's USER is: he leaves the result there.
-        for directory, mode in ((PurePosixPath(CODE).parent, 0o755), (PurePosixPath(CODE), 0o755), (OWN, 0o1777)):
+        directories = [(OWN, 0o1777), *([(str(PurePosixPath(CODE).parent), 0o755), (CODE, 0o755)] if code else [])]
+        for directory, mode in directories:
             entry = tarfile.TarInfo(str(PurePosixPath(directory).relative_to(root)))
             entry.type, entry.mode = tarfile.DIRTYPE, mode
             archive.addfile(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import time
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 __all__ = ["ContainerRun"]
+
+REMOVED_BY_SOMEBODY = "the run's container was removed by somebody while the run was at work"
 
 MOMENT = 2.0
 """Seconds in which what is about to end does so."""
@@ -121,7 +124,20 @@ class ContainerRun:
         image = ensure_image(
             self.client, reference, auth=auth_for(reference, login), platform=platform, report=self.say
         )
-        value: Mapping[str, Any] = self.client.inspect_image(image.id)
+        made = image.id
+        if self.asked["build"]:
+            from mlproj_core.containers.build import build_project_image
+
+            made = build_project_image(
+                self.client,
+                image,
+                Path(self.request["directory"]),
+                repository=_repository(self.request["project"]),
+                commit=self.request["commit"],
+                platform=platform,
+                report=self.say,
+            )
+        value: Mapping[str, Any] = self.client.inspect_image(made)
         return value
 
     def _made(self, body: Body) -> dict[str, Any]:
@@ -141,9 +157,11 @@ class ContainerRun:
     def _started(self, container: str, body: Body) -> dict[str, Any]:
         """Fill a container and start it."""
         from docker.errors import APIError
+        from requests.exceptions import RequestException
 
         try:
-            put_own(self.client, container, body.root, [tuple(pair) for pair in self.prepared["files"]])
+            files = [(source, target) for source, target in self.prepared["files"]]
+            put_own(self.client, container, body.root, files, code=body.code)
             if body.code:
                 put_code(self.client, container, Path(self.request["directory"]))
             for download in self.request.get("downloads", ()):
@@ -153,10 +171,16 @@ class ContainerRun:
                 self._drop(container)
                 raise self._cancelled()
             socket = attached(self.client, container, stdin=bool(self.secret))
+        except APIError as error:
+            self._drop(container)
+            return self._judged(error, body)
+        try:
             self.client.start(container)
         except APIError as error:
             self._drop(container)
             return self._judged(error, body)
+        except RequestException:  # the engine went down over it: whether it was started is to be seen
+            return self._followed(container, Copying((), self.bell_end))
         os.kill(os.getppid(), signal.SIGUSR1)  # to the supervisor: the project is at work
         if self.secret:
             with suppress(OSError):  # it has ended already, and its exit code tells why
@@ -216,17 +240,30 @@ class ContainerRun:
                 self._rest(self.kill_at)
             try:
                 seen = self._seen(container)
+                if seen["State"]["Status"] in ("removing", "dead"):
+                    return lost(REMOVED_BY_SOMEBODY)
+                if seen["State"]["Status"] == "created":
+                    self._drop(container)
+                    return lost("the Docker engine went down before the run's container was started")
                 if not seen["State"]["Running"]:
+                    if self.engine_was_away:
+                        self._copy_rest(container, copying.copied)
                     bring_result(self.client, container, self.directory.path / "result.json")
                     return found(seen, engine_was_away=self.engine_was_away)
             except NotFound:
-                return lost("the run's container was removed by somebody while the run was at work")
+                return lost(REMOVED_BY_SOMEBODY)
             except ContactLost as error:
                 self._await_engine(error)
                 continue
             # The connection was cut, or the project has closed its output: the engine's own log goes on from there.
             copying = Copying(logged(self.client, container, copying.copied), self.bell_end, copying.copied)
             self._rest(time.monotonic() + FIRST_PAUSE)
+
+    def _copy_rest(self, container: str, copied: int) -> None:
+        """Copy what a container that has ended printed while nobody listened."""
+        rest = Copying(logged(self.client, container, copied), self.bell_end, copied)
+        while not rest.done:
+            self._rest(time.monotonic() + MOMENT)
 
     def _seen(self, container: str) -> Mapping[str, Any]:
         """What the engine says of a container whose output has ended, and which does so itself in a moment."""
@@ -284,3 +321,8 @@ class ContainerRun:
             with suppress(BlockingIOError):
                 while os.read(self.bell, 4096):
                     pass
+
+
+def _repository(project: str | None) -> str | None:
+    """The name of a project's images: the project's, as under MLflow, in letters that such a name may have."""
+    return re.sub(r"[^a-z0-9._-]+", "-", (project or "").lower()).strip("-._") or None
