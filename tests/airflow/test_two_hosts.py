@@ -98,7 +98,9 @@ def test_a_local_run_cannot_be_left_where_it_could_not_be_found_again(airflow, s
 def test_a_run_elsewhere_is_followed_by_the_triggerer_when_its_worker_s_host_is_gone(
     airflow, steps, elsewhere, closed_registry, mlflow_server, record_property
 ):
-    both = Both(airflow, steps, elsewhere, closed_registry, elsewhere.remote_host, mlflow_server)
+    # A server on loopback is none to an engine elsewhere; by this address it is the same one.
+    tracking_uri = mlflow_server.replace("127.0.0.1", "0.0.0.0")
+    both = Both(airflow, steps, elsewhere, closed_registry, elsewhere.remote_host, tracking_uri, {"network": "host"})
     run, handles = both.begin("host_gone", seconds=40, deferrable=True)
     for task_id in TASKS:
         airflow.wait_for_task(run, task_id, "deferred", timeout=60)

@@ -43,14 +43,6 @@ def live_cluster(engine, tmp_path):
         yield cluster
 
 
-@pytest.fixture(scope="session")
-def closed_registry(tmp_path_factory):
-    """A registry that asks for the login `me` with the password `geheim`."""
-    registry = Registry(tmp_path_factory.mktemp("registry"), login=("me", "geheim"))
-    yield registry
-    registry.close()
-
-
 @pytest.fixture
 def container_world(tmp_path, monkeypatch, engine):
     """A state directory, and a project with a docker_env that counts its starts."""

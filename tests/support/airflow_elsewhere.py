@@ -9,7 +9,7 @@ TASKS = ("docker", "kubernetes")
 BOTH = """
 for task_id, where in WHERE.items():
     MLProjectOperator(
-        task_id=task_id, **STEP, mlflow_conn_id="mlflow_default",
+        task_id=task_id, **STEP, mlflow_conn_id="tracking",
         parameters={{"mark": "/tmp/mark", "seconds": {seconds}}}, **where{options}
     )
 """
@@ -24,18 +24,21 @@ class Both:
         elsewhere: where the runs are.
         registry: a closed registry, where the image of the task `docker` is.
         host: the engine's address for the tasks.
-        tracking_uri: the tracking server.
+        tracking_uri: the tracking server, for the tasks and for the runs.
+        docker_args: further ones of the task `docker`.
     """
 
-    def __init__(self, airflow, steps, elsewhere, registry, host, tracking_uri):
+    def __init__(self, airflow, steps, elsewhere, registry, host, tracking_uri, docker_args=None):
         self.airflow, self.steps, self.elsewhere = airflow, steps, elsewhere
         address, _, port = registry.address.partition(":")
         login = {"host": address, "port": int(port), "login": "me", "password": "geheim"}
+        self._connect("tracking", conn_type="mlflow", host=tracking_uri)
         self._connect("registry", conn_type="docker", **login)
         extra = {"kube_config": elsewhere.kubeconfig(), "namespace": elsewhere.cluster.namespace}
         self._connect("cluster", conn_type="kubernetes", extra=json.dumps(extra))
+        docker_args = {"image": elsewhere.private_image(registry), **(docker_args or {})}
         where = {
-            "docker": {"docker_args": {"image": elsewhere.private_image(registry)}, "docker_conn_id": "registry"},
+            "docker": {"docker_args": docker_args, "docker_conn_id": "registry"},
             "kubernetes": {
                 "backend": "kubernetes",
                 "kubernetes_conn_id": "cluster",
