@@ -74,8 +74,8 @@ def run(
         parameters: values by parameter name; names that the entry point does not declare become `--name value`. A
             secret parameter may be given in `env_vars` too, or be there as a variable of this process.
         docker_args: flags of `docker run` by their names, for projects that run in a container: `{"gpus": "all",
-            "memory": "4g", "env": ["A=1", "TOKEN"], "volume": ["/data:/data:ro"]}`. `image` names another image, or one for
-            a project without docker_env. See docs/containers.md.
+            "memory": "4g", "env": ["A=1", "TOKEN"], "volume": ["/data:/data:ro"]}`. `image` names another image, or one
+            for a project without docker_env. See docs/containers.md.
         experiment_name: the experiment to record the run in, created if it does not exist; or
         experiment_id: its id.
         backend: where to run: "local", a backend that is installed, or a `Backend` itself, such as one that was given a
