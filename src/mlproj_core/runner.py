@@ -77,7 +77,9 @@ def run(
         version: for a Git project a branch, tag or commit.
         parameters: values by parameter name; names that the entry point does not declare become `--name value`. A
             secret parameter may be given in `env_vars` too, or be there as a variable of this process.
-        docker_args: arguments for `docker run`, for projects that run in a container.
+        docker_args: flags of `docker run` by their names, for projects that run in a container: `{"gpus": "all",
+            "memory": "4g", "env": ["A=1", "TOKEN"], "volume": ["/data:/data:ro"]}`. `image` names another image, or one
+            for a project without docker_env. See docs/containers.md.
         experiment_name: the experiment to record the run in, created if it does not exist; or
         experiment_id: its id.
         backend: where to run: "local", a backend that is installed, or a `Backend` itself, such as one that was given a
@@ -93,8 +95,9 @@ def run(
         run_name: name of the MLflow run.
         env_manager: "virtualenv", "uv", "conda" or "local" (the environment of this process); by default what MLflow
             takes for the project's kind of environment. See docs/environments.md.
-        build_image: whether to build an image of the project, for projects that run in a container.
-        docker_auth: credentials for a Docker registry.
+        build_image: whether to build an image that holds the project's code on top of the container's image, instead of
+            copying the code into the container.
+        docker_auth: credentials for a Docker registry, as for `docker.login`: username, password, registry.
         env_vars: environment variables for the project. They may be secret: they are passed on, never written down.
         tags: tags for the MLflow run.
         parent_run_id: id of the MLflow run that this one is nested in.

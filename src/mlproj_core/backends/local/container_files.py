@@ -18,6 +18,8 @@ from mlproj_core.errors import ExecutionException
 if TYPE_CHECKING:
     from docker import APIClient
 
+    from mlproj_core.report import Report
+
 __all__ = ["bring_result", "put_code", "put_data", "put_own"]
 
 LARGEST_RESULT = 16 * 1024 * 1024
@@ -52,12 +54,12 @@ def put_own(client: APIClient, container: str, root: str, files: Iterable[tuple[
     client.put_archive(container, root, buffer.getvalue())
 
 
-def put_code(client: APIClient, container: str, directory: Path) -> None:
-    """Copy a project's files to where a container has its code."""
+def put_code(client: APIClient, container: str, directory: Path, report: Report) -> None:
+    """Copy a project's files to where a container has its code; `report` is told what is left out."""
     from mlproj_core.containers.code import write_code_archive
 
     with tempfile.TemporaryFile() as file:
-        write_code_archive(directory, file)
+        write_code_archive(directory, file, report=report)
         file.seek(0)
         client.put_archive(container, CODE, file)
 

@@ -163,7 +163,7 @@ class ContainerRun:
             files = [(source, target) for source, target in self.prepared["files"]]
             put_own(self.client, container, body.root, files, code=body.code)
             if body.code:
-                put_code(self.client, container, Path(self.request["directory"]))
+                put_code(self.client, container, Path(self.request["directory"]), self.say)
             for download in self.request.get("downloads", ()):
                 path = Path(download["path"])
                 put_data(self.client, container, path, str(path.parent) if body.root != "/" else "/")
