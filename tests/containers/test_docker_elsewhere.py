@@ -55,6 +55,17 @@ class TestARun:
         assert seen.wait()
         assert seen.result().result == {"a": 1}
 
+    def test_is_read_on_from_where_it_was_read_on_its_own_host(self, world):
+        run = at_work(world, "echo before; touch /seen/up; while [ ! -e /seen/go ]; do sleep 0.05; done; echo after")
+        until(lambda: any(line == "before" for line, _ in run.read_lines()))
+        *_, (line, cursor) = run.read_lines()
+        assert line == "before"
+        go(world)
+        *_, (_, end) = rest = list(far(run).read_lines(follow=True, cursor=cursor))
+        assert [line for line, _ in rest] == ["after"]
+        run.wait()
+        assert [line.split()[:2] for line, _ in run.read_lines(cursor=end)] == [["[mlproj]", "FINISHED"]]
+
     def test_is_followed_in_an_event_loop(self, world):
         async def follow(run):
             return "".join([text async for text, _ in run.read_logs_async(follow=True)]), await run.wait_async()

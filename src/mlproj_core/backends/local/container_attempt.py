@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mlproj_core.backends.backend import Sighting, State
 from mlproj_core.backends.local.contained import RESULT, judged
 from mlproj_core.backends.local.container_end import CANCELLED, found
+from mlproj_core.backends.local.container_files import begin_of_output
 from mlproj_core.claim import Claim, Record
 from mlproj_core.containers.engine import connect, in_contact
 from mlproj_core.errors import ContactLost, ExecutionException, TrackingError, UserError
@@ -51,6 +52,7 @@ class ContainerAttempt:
         self.handle = handle
         self.engine = str(handle.ref["container"]["engine"])
         self.name = str(handle.ref["container"]["name"])
+        self._begin: int | None = None
 
     # -- looking
 
@@ -167,8 +169,9 @@ class ContainerAttempt:
             seen = self._find(client)
             if seen is None:
                 return b"", cursor
-            data: bytes = client.logs(seen["Id"])[cursor:]
-            return data, cursor + len(data)
+            begin = self._begin_of(client, seen)
+            data: bytes = client.logs(seen["Id"])[max(0, cursor - begin) :]
+            return data, max(cursor, begin) + len(data)
 
     def follow_output(self, cursor: int) -> Iterator[tuple[bytes, int]]:
         """What the container prints, until it ends."""
@@ -176,7 +179,8 @@ class ContainerAttempt:
             seen = self._find(client)
             if seen is None:
                 return
-            skip = cursor
+            begin = self._begin_of(client, seen)
+            skip, cursor = max(0, cursor - begin), max(cursor, begin)
             for data in client.logs(seen["Id"], stream=True, follow=True):
                 if skip < len(data):
                     cursor += len(data) - skip
@@ -195,6 +199,14 @@ class ContainerAttempt:
             if state is not State.LIVING:
                 return
             await asyncio.sleep(INTERVAL)
+
+    def _begin_of(self, client: APIClient, seen: dict[str, Any]) -> int:
+        if self._begin is None:
+            begin = begin_of_output(client, seen["Id"])
+            if seen["State"]["Status"] == "created":  # it may be noted down yet
+                return begin
+            self._begin = begin
+        return self._begin
 
     def read_result(self) -> dict[str, Any] | None:
         """The JSON object that the project left at MLPROJ_RESULT."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlproj_core.backends.local.contained import AUTH, PREPARED, REMOVED, SECRET, VISIBLE
 from mlproj_core.backends.local.directory import RunDirectory
+from mlproj_core.backends.local.output import end_of_output
 from mlproj_core.claim import Claim, Record
 from mlproj_core.containers.engine import connect, in_contact
 from mlproj_core.errand import perform, report_line
@@ -57,6 +58,13 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
     claim, record, prepared = (directory.read(name) for name in ("claim.json", "record.json", PREPARED))
     assert claim is not None  # noqa: S101  # the supervisor has read it
     assert record is not None  # noqa: S101
+    begin = end_of_output(str(directory.path / "output"))
+
+    def tell(line: str) -> None:
+        nonlocal begin
+        report_line(f"[mlproj] {line}")
+        begin += len(f"[mlproj] {line}\n".encode(errors="replace"))
+
     run = ContainerRun(
         directory,
         Claim.from_dict(claim),
@@ -65,7 +73,8 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
         visible={name.removeprefix(VISIBLE): value for name, value in os.environ.items() if name.startswith(VISIBLE)},
         secret={name.removeprefix(SECRET): value for name, value in os.environ.items() if name.startswith(SECRET)},
         auth=json.loads(os.environ[AUTH]) if AUTH in os.environ else None,
-        report=lambda line: report_line(f"[mlproj] {line}"),
+        report=tell,
+        begin=lambda: begin,
     )
     return run.through()
 

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
     from mlproj_core.report import Report
 
-__all__ = ["bring_result", "put_code", "put_data", "put_own"]
+__all__ = ["begin_of_output", "bring_result", "note_begin", "put_code", "put_data", "put_own"]
 
 LARGEST_RESULT = 16 * 1024 * 1024
 """Bytes of a result: it is a small JSON object."""
 
 CHUNK = 1024 * 1024
+
+BEGIN = f"{OWN}/begin"
+"""A file in a container that says how many bytes of its run's output stand before its own."""
 
 
 def put_own(client: APIClient, container: str, root: str, files: Iterable[tuple[str, str]], *, code: bool) -> None:
@@ -52,6 +55,35 @@ def put_own(client: APIClient, container: str, root: str, files: Iterable[tuple[
             entry.size, entry.mode = len(data), 0o444
             archive.addfile(entry, io.BytesIO(data))
     client.put_archive(container, root, buffer.getvalue())
+
+
+def note_begin(client: APIClient, container: str, root: str, offset: int) -> None:
+    """Leave word in a container of where its output begins in that of its run: see `begin_of_output`."""
+    data = str(offset).encode()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        entry = tarfile.TarInfo(str(PurePosixPath(BEGIN).relative_to(root)))
+        entry.size, entry.mode = len(data), 0o444
+        archive.addfile(entry, io.BytesIO(data))
+    client.put_archive(container, root, buffer.getvalue())
+
+
+def begin_of_output(client: APIClient, container: str) -> int:
+    """How many bytes of its run's output stand before a container's own; 0 if nobody has left word.
+
+    By it a cursor means the same to whoever reads the run directory and to whoever has the engine alone.
+    """
+    from docker.errors import NotFound
+
+    try:
+        chunks, _ = client.get_archive(container, BEGIN)
+    except NotFound:
+        return 0
+    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+        member: Any = archive.next()
+        file = archive.extractfile(member) if member is not None and member.isfile() else None
+        text = file.read(20) if file is not None else b""
+    return int(text) if text.isdigit() else 0
 
 
 def put_code(client: APIClient, container: str, directory: Path, report: Report) -> None:

@@ -8,7 +8,7 @@ import re
 import select
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mlproj_core.backends.local.contained import MADE
 from mlproj_core.backends.local.container_body import Body, make_body, secrets_text
 from mlproj_core.backends.local.container_end import found, lost, refused
-from mlproj_core.backends.local.container_files import bring_result, put_code, put_data, put_own
+from mlproj_core.backends.local.container_files import bring_result, note_begin, put_code, put_data, put_own
 from mlproj_core.backends.local.container_output import Copying, attached, logged, pieces, say_to
 from mlproj_core.backends.local.directory import RunDirectory
 from mlproj_core.claim import Claim, Record
@@ -57,11 +57,13 @@ class ContainerRun:
         secret: Mapping[str, str],
         auth: Mapping[str, str] | None,
         report: Report,
+        begin: Callable[[], int],
     ) -> None:
         self.directory = directory
         self.claim, self.record, self.prepared = claim, record, prepared
         self.visible, self.secret, self.auth = visible, secret, auth
         self.say = report
+        self.begin = begin
         self.request = claim.request
         self.asked: Mapping[str, Any] = claim.request["container"]
         self.name, self.engine = self.asked["name"], self.asked["engine"]
@@ -170,6 +172,7 @@ class ContainerRun:
             if self.stopping:
                 self._drop(container)
                 raise self._cancelled()
+            note_begin(self.client, container, body.root, self.begin())
             socket = attached(self.client, container, stdin=bool(self.secret))
         except APIError as error:
             self._drop(container)
