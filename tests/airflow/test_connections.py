@@ -1,5 +1,6 @@
 """What connections give a task: the client of a cluster, and the login of a registry."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -7,10 +8,14 @@ import kubernetes.client
 import pytest
 from airflow.sdk import DAG
 from kubernetes_cluster import Cluster
+from kubernetes_runtime import Script
 
 from airflow_mlproj import MLProjectOperator, MLProjectRunTrigger
 from airflow_mlproj.connections import _client_of, backend_for, cluster_namespace, registry_login
+from airflow_mlproj.plugin import _end
 from airflow_mlproj.request import _docker_auth, settings_of
+from mlproj_core import submit
+from mlproj_core.backends.kubernetes.watch import stop_watching
 from mlproj_core.errors import UserError
 from mlproj_core.handle import RunHandle
 
@@ -88,6 +93,42 @@ class TestAConnectionToACluster:
         stored = json.dumps(trigger.serialize())
         assert '"kubernetes_conn_id": "triggered"' in stored
         assert token not in stored
+
+
+class TestARunOfAConnection:
+    """A run on the cluster, which finishes once its container is told to; asked for as a task would."""
+
+    @pytest.fixture
+    def begun(self, cluster, leads_to, tmp_path, monkeypatch):
+        leads_to("runs", namespace=cluster.namespace)
+        monkeypatch.setenv("MLPROJ_STATE_DIR", str(tmp_path / "state"))
+        monkeypatch.setenv("MLPROJ_TRACKING", "off")
+        cluster.runtime.script(Script(output=[(0, "a line\n")], exit_code=None))
+        (tmp_path / "MLproject").write_text("entry_points: {main: {command: 'true'}}\n")
+        settings = {"namespace": cluster.namespace, "image": "python:3.11"}
+        run = submit(tmp_path, backend=backend_for("kubernetes", "runs"), backend_config=settings, env_manager="local")
+        cluster.wait_for_pod(run.handle.name)
+        yield run
+        stop_watching()
+        _client_of("runs").rest_client.pool_manager.clear()
+
+    def test_is_followed_by_a_trigger(self, cluster, begun):
+        trigger = MLProjectRunTrigger(begun.handle.to_dict(), kubernetes_conn_id="runs")
+
+        async def follow():
+            waiting = asyncio.create_task(anext(trigger.run()))
+            while not trigger.cursor:  # it has seen the line
+                await asyncio.sleep(0.05)
+            (pod,) = cluster.pods(begun.handle.name)
+            cluster.runtime.end(begun.handle.name, container=pod["spec"]["containers"][0]["name"])
+            return (await waiting).payload
+
+        assert asyncio.run(asyncio.wait_for(follow(), 60)) == {"cursor": trigger.cursor, "timed_out": False}
+        assert begun.get_status() == "FINISHED"
+
+    def test_is_ended_by_the_api_server_for_a_task_that_was_marked(self, begun):
+        _end(begun.handle, "runs", None)
+        assert begun.get_status() == "KILLED"
 
 
 class TestAConnectionToARegistry:
