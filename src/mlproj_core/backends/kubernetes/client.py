@@ -386,7 +386,7 @@ class Cluster:
         if answer.status == 403:
             raise AccessRefused(
                 f"{_capital(self.where)} does not let who asks {verb} {subject}: {said}. What mlproj needs is in the "
-                f"Role of docs/kubernetes.md: bind it to that user in namespace {self.namespace!r}."
+                f"Role that `mlproj kubernetes role --namespace {self.namespace}` prints."
             )
         if answer.status == 409:
             raise Conflict(said)
