@@ -1,6 +1,8 @@
-"""What it costs to wait for many runs on Kubernetes in one process: `python benchmarks/kubernetes_runs.py [RUNS] [SECONDS]`.
+"""What it costs to wait for many runs on Kubernetes in one process.
 
-The cluster is the tests' own (tests/support), in a process of its own; who waits is another one, as Airflow's triggerer.
+    python benchmarks/kubernetes_runs.py [RUNS] [SECONDS]
+
+The cluster is that of the tests (tests/support); who waits is a process of its own, as Airflow's triggerer.
 """
 
 import asyncio

@@ -15,7 +15,7 @@ from mlproj_core.backends.kubernetes import ending, logs
 from mlproj_core.backends.kubernetes.client import AccessRefused, Cluster, Conflict, Throttled
 from mlproj_core.backends.kubernetes.config import KubernetesConfig
 from mlproj_core.backends.kubernetes.connect import Clusters
-from mlproj_core.backends.kubernetes.hold import OVER, KubernetesHold, Vanished, change, end
+from mlproj_core.backends.kubernetes.hold import KubernetesHold, Vanished, change, end, over
 from mlproj_core.backends.kubernetes.labels import KEY
 from mlproj_core.backends.kubernetes.objects import (
     CANCEL,
@@ -266,9 +266,9 @@ class KubernetesBackend:
             if is_finished(job) or job["metadata"].get("deletionTimestamp"):
                 return None
             if annotation(job, OUTCOME) is not None:
-                return None if job["spec"].get("activeDeadlineSeconds") == 0 else {"spec": dict(OVER)}
+                return None if job["spec"].get("activeDeadlineSeconds") == 0 else {"spec": over(job)}
             started = annotation(job, STARTED) is not None and not job["spec"].get("suspend")
-            return {"spec": dict(OVER)} if started and not at_once else end(job, outcome())
+            return {"spec": over(job)} if started and not at_once else end(job, outcome())
 
         with _contact():
             try:
