@@ -1,13 +1,16 @@
 """The launcher, as a pod runs it: the init of a container, nobody's user, a root file system that cannot be written."""
 
 import ast
+import ensurepip
 import hashlib
 import importlib
 import os
 import pkgutil
+import shutil
 import sys
 import tarfile
 import tempfile
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from data_world import DataServer
 from launcher_world import RECIPE, LauncherWorld, archive, installed_wheel, pythons
 from package_world import PackageIndex, package, until, wheel
 
-from mlproj_core.launcher import program, source
+from mlproj_core.launcher import Plan, program, source
 
 WHERE = "import os, sys, greeting; print(greeting.version, sys.version_info[:2], sys.prefix, os.environ['HOME'])"
 
@@ -113,6 +116,23 @@ class TestAnEntryPoint:
         assert (code, launched.output().splitlines()[-1]) == (0, "baked")
         launched, code = world.run("true", archive=None, directory="/nowhere")
         assert (code, launched.reason()["code"]) == (70, "source")
+
+
+class TestAPlan:
+    def test_of_another_version_is_refused(self, world, tmp_path):
+        launched, code = world.run("true", replaced={"version": 2})
+        assert (code, launched.reason()["code"]) == (70, "lost")
+        assert "version 2" in launched.reason()["message"]
+
+    def test_has_the_code_in_one_place(self):
+        for code in ({}, {"archive": "a", "directory": "b"}):
+            with pytest.raises(ValueError, match="either an archive or a directory"):
+                Plan("true", **code)
+
+    def test_keeps_what_may_be_secret_out_of_its_own_words(self):
+        plan = Plan("true", directory="/code", environment={"recipe": {"dependencies": ["https://me:geheim@host/x"]}})
+        assert "geheim" not in repr(plan)
+        assert "geheim" in plan.to_json()
 
 
 class TestAnInit:
@@ -308,6 +328,32 @@ class TestAnEnvironment:
             assert "geheim" not in launched.output() + launched.log.read_text()
         finally:
             closed.close()
+
+    @pytest.mark.parametrize("way", ["pip of the image", "nothing"])
+    def test_needs_a_pip_where_python_brings_none(self, world, index, tmp_path, way):
+        (bundled,) = Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl")
+        shutil.copy(bundled, index.directory)
+        (tmp_path / "packages").mkdir()
+        (tmp_path / "nothing").mkdir()
+        if way != "nothing":
+            with zipfile.ZipFile(bundled) as wheel:
+                wheel.extractall(tmp_path / "packages")
+        library = f"/usr/local/lib/python{sys.version_info.major}.{sys.version_info.minor}"
+        launched, code = world.run(
+            "python main.py", {"main.py": WHERE}, packages=["greeting"], with_uv=False,
+            variables={"PIP_PREFER_BINARY": "1"},
+            binds=[f"{tmp_path}/nothing:{library}/ensurepip:ro", f"{tmp_path}/packages:{library}/site-packages:ro"],
+        )  # fmt: skip
+        if way == "nothing":
+            assert launched.reason()["message"] == "the image has neither uv nor pip (nor ensurepip): add one of them"
+        else:
+            assert code == 0, launched.output()
+
+    def test_that_fails_at_length_leaves_a_reason_that_is_kept_as_a_whole(self, world):
+        launched, code = world.run("true", packages=[f"greeting=={'1' * 3000}", f"tool=={'2' * 3000}"])
+        assert code == 70
+        assert len(launched.log.read_bytes()) <= 4096
+        assert launched.reason()["code"] == "environment"
 
     def test_is_the_images_own_where_none_is_wanted(self, world):
         launched, code = world.run("python main.py", {"main.py": "import sys; print(sys.prefix)"})

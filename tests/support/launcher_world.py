@@ -118,7 +118,7 @@ class LauncherWorld:
 
     def start(
         self, command, files=None, *, packages=None, code=None, user="1000:1000", read_only=True, image=None,
-        python="python3", binds=(), with_uv=True, network="host", cache=False, host_config=None, variables=None, **plan
+        python="python3", binds=(), with_uv=True, network="host", cache=False, host_config=None, variables=None, replaced=None, **plan
     ):  # fmt: skip
         """Start a launcher as a pod would: nobody's user, and a root file system that cannot be written.
 
@@ -129,6 +129,7 @@ class LauncherWorld:
             packages: requirement lines, for an environment with them; None for none but the image's.
             code: bytes of the code's archive, instead of files.
             variables: of the container.
+            replaced: what stands in the plan's file instead.
             plan: further parts of the plan.
         """
         from docker_world import PYTHON  # other tests run launchers without an engine
@@ -142,7 +143,8 @@ class LauncherWorld:
             plan["environment"] = {"manager": "virtualenv", "recipe": {**RECIPE, "dependencies": list(packages)}}
         if cache:
             plan["cache"] = "/mlproj-cache"
-        (place / "plan.json").write_text(Plan(command, **{"archive": "/mlproj/code.tar.gz", **plan}).to_json())
+        written = json.loads(Plan(command, **{"archive": "/mlproj/code.tar.gz", **plan}).to_json())
+        (place / "plan.json").write_text(json.dumps({**written, **(replaced or {})}))
         if with_uv:
             binds = [*binds, f"{find_uv_bin()}:/bin/uv:ro"]
         log = place / "termination-log"
