@@ -118,7 +118,8 @@ class LauncherWorld:
 
     def start(
         self, command, files=None, *, packages=None, code=None, user="1000:1000", read_only=True, image=None,
-        python="python3", binds=(), with_uv=True, network="host", cache=False, host_config=None, variables=None, replaced=None, **plan
+        python="python3", binds=(), with_uv=True, network="host", cache=False, host_config=None, variables=None,
+        replaced=None, **plan
     ):  # fmt: skip
         """Start a launcher as a pod would: nobody's user, and a root file system that cannot be written.
 

@@ -47,7 +47,6 @@ def main(arguments: list[str]) -> int:
 
 def attend(worker: int) -> int:
     """See the worker, and all that comes of it, to the end."""
-
     status: int | None = None
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
@@ -66,7 +65,8 @@ def attend(worker: int) -> int:
         if pid == worker:
             status = ended
     for number, seconds in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
-        until, told = time.monotonic() + seconds, set()
+        until = time.monotonic() + seconds
+        told: set[int] = set()
         while left := set(descendants()):
             for pid in sorted(left - told):
                 with contextlib.suppress(ProcessLookupError):
