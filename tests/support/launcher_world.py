@@ -8,15 +8,20 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 import time
 import zipfile
 from pathlib import Path
 
+import pytest
+from package_world import PackageIndex, package, wheel
 from uv import find_uv_bin
 
 from mlproj_core.launcher import Plan, source
 
 WORK = "/mlflow/projects"
+WHERE = "import os, sys, greeting; print(greeting.version, sys.version_info[:2], sys.prefix, os.environ['HOME'])"
+"""A program that says what it runs in."""
 RECIPE = {"python": None, "build_dependencies": [], "dependencies": [], "path": "python_env.yaml", "script": None}
 
 
@@ -167,3 +172,30 @@ class LauncherWorld:
         """Start a launcher and wait for its end; the launched, and the exit code."""
         launched = self.start(command, files, **options)
         return launched, launched.wait()
+
+
+def own_package():
+    """The files of a package that a project brings along, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = package(Path(folder) / "own", "own", code="x = 41\n")
+        return {path.name: path.read_text() for path in made.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """A package index that the containers reach by the host's network."""
+    directory = tmp_path_factory.mktemp("index")
+    wheel(directory, "greeting")
+    wheel(directory, "tool", code="version = 'tool'\n")
+    wheel(directory, "clash", requires=["greeting<1"])
+    installed_wheel(directory, "uv")
+    index = PackageIndex(directory)
+    yield index
+    index.close()
+
+
+@pytest.fixture
+def world(engine, tmp_path, index):
+    world = LauncherWorld(engine, tmp_path, {"PIP_INDEX_URL": index.url(), "NO_PROXY": "localhost"})
+    yield world
+    world.close()
