@@ -8,7 +8,7 @@ import zipfile
 from importlib.metadata import files, version
 
 import pytest
-from docker_world import PYTHON, SHELL
+from docker_world import PYTHON, SHELL, docker_program
 from package_world import PackageIndex, wheel
 
 VERSION = ".".join(map(str, sys.version_info[:3]))
@@ -228,7 +228,18 @@ class TestAWrittenDockerfile:
         return mlproj(environ, "build-image", project, "--dockerfile", file, "--base-image", PYTHON, *options)
 
     def docker_build(self, environ, project, file, *options):
-        command = ["docker", "build", "-f", str(file), "-t", "written", "--network", "host", *options, str(project)]
+        command = [
+            docker_program(),
+            "build",
+            "-f",
+            str(file),
+            "-t",
+            "written",
+            "--network",
+            "host",
+            *options,
+            str(project),
+        ]
         subprocess.run(command, env={**environ, "DOCKER_BUILDKIT": "0"}, check=True, capture_output=True)
         return "written"
 
@@ -311,7 +322,7 @@ class TestACondaEnvironment:
         (tmp_path / "base/micromamba").write_text(stand_in)
         (tmp_path / "base/micromamba").chmod(0o755)
         (tmp_path / "base/Dockerfile").write_text(f"FROM {PYTHON}\nCOPY micromamba /usr/local/bin/\n")
-        build = ["docker", "build", "-t", "mlproj-test/micromamba", str(tmp_path / "base")]
+        build = [docker_program(), "build", "-t", "mlproj-test/micromamba", str(tmp_path / "base")]
         subprocess.run(build, env={**environ, "DOCKER_BUILDKIT": "0"}, check=True, capture_output=True)
         files = {"requirements.txt": "beta"}
         directory = write_project(tmp_path / "project", self.ENVIRONMENT, files, kind="conda_env")
