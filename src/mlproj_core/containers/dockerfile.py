@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -153,6 +153,8 @@ class _Writer:
         self.source = source.rstrip("/")
         self.files = files
         self.variables: set[str] = set()
+        self.arguments: tuple[str, ...] = ()
+        self.arguments_at = 0
         self.lines: list[str] = []
         self.final: list[str] = []
 
@@ -161,8 +163,9 @@ class _Writer:
         code = [f"COPY {self.source}/ {CODE}/", f"WORKDIR {CODE}"]
         if not self.lines:
             return "\n".join([f"FROM {base}", *code]) + "\n"
-        arguments = [f"ARG {name}" for name in sorted(self.variables)]
-        first = [f"FROM {base} AS {_STAGE}", "USER root", *arguments, f"WORKDIR {CODE}", *self.lines]
+        arguments = [f"ARG {name}" for name in (*self.arguments, *sorted(self.variables))]
+        made, installed = self.lines[: self.arguments_at], self.lines[self.arguments_at :]
+        first = [f"FROM {base} AS {_STAGE}", "USER root", f"WORKDIR {CODE}", *made, *arguments, *installed]
         copy = f"COPY --from={_STAGE} {ENVIRONMENT}/ {ENVIRONMENT}/"
         return "\n".join([*first, "", f"FROM {base}", copy, *self.final, *code]) + "\n"
 
@@ -172,15 +175,14 @@ class _Writer:
         """Requirement lines, installed in MLflow's order by pip or uv."""
         origin = recipe.origin(self.directory)
         self._refuse_credentials(recipe, origin)
-        self._arguments(_UV_ARGUMENTS if with_uv else (), *_PIP_ARGUMENTS)
         if check_python and recipe.python and _VERSION.fullmatch(recipe.python):
             self.lines.append(f"RUN {_python_check(recipe.python)}")
         if with_uv:
             self._uv()
-            self.lines.append(f"RUN {_UV}/bin/uv venv --python python3 {ENVIRONMENT}")
         else:
             self.lines.append(f"RUN python3 -m venv {ENVIRONMENT}")
-        self._activate({"VIRTUAL_ENV": ENVIRONMENT})
+            self._activate({"VIRTUAL_ENV": ENVIRONMENT})
+            self._arguments(*_PIP_ARGUMENTS)
         self._files(recipe.contents(self.directory, {}), origin)
         install = f"{_UV}/bin/uv pip install --no-cache" if with_uv else "python -m pip install --no-cache-dir"
         for _, lines in recipe.steps():
@@ -191,10 +193,7 @@ class _Writer:
         origin = recipe.origin(self.directory)
         contents = recipe.contents(self.directory, {})
         self._refuse_credentials(recipe, origin, contents)
-        self._arguments(_UV_ARGUMENTS, *_PIP_ARGUMENTS)
         self._uv()
-        self.lines.append(f"RUN {_UV}/bin/uv venv --python python3 {ENVIRONMENT}")
-        self._activate({"VIRTUAL_ENV": ENVIRONMENT})
         file = self.directory / recipe.file
         lock = file.with_name(f"{file.name}.lock") if recipe.is_script else file.with_name("uv.lock")
         wanted = [file, lock, file.with_name(".python-version"), file.with_name("uv.toml")]
@@ -221,7 +220,6 @@ class _Writer:
         lines = [one.text for one in recipe.requirements if selected(one.selector, platform)]
         contents = (read_requirements(lines, recipe.folder(self.directory), {}, origin),)
         self._refuse_credentials(recipe, origin, contents)
-        self._arguments(_PIP_ARGUMENTS)
         create = f"RUN micromamba create --yes --prefix {ENVIRONMENT}"
         if recipe.locked:
             self._copy([self.directory / recipe.file], origin)
@@ -233,18 +231,24 @@ class _Writer:
             channels = [f"--channel {shlex.quote(channel)}" for channel in recipe.channels or ("defaults",)]
             self.lines.append(" ".join([f"{create} --override-channels", *channels, *map(shlex.quote, specs)]))
         self._activate({"CONDA_PREFIX": ENVIRONMENT, **dict(recipe.variables)})
+        self._arguments(*_PIP_ARGUMENTS)
         if lines:
             self._files(contents, origin)
             self._install("python -m pip install --no-cache-dir", lines, str(recipe.folder(Path(CODE))))
 
     # -- lines
 
-    def _arguments(self, first: Sequence[str], *further: str) -> None:
-        self.lines += [f"ARG {name}" for name in (*first, *further)]
+    def _arguments(self, *names: str) -> None:
+        """Take build arguments from here on: what stands before them is not made anew when they change."""
+        self.arguments, self.arguments_at = names, len(self.lines)
 
     def _uv(self) -> None:
+        """A virtual environment by uv, which the base image's pip fetches."""
+        self._arguments(*_UV_ARGUMENTS, *_PIP_ARGUMENTS)
         self.lines.append("ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1")
         self.lines.append(f"RUN python3 -m venv {_UV} && {_UV}/bin/python -m pip install --no-cache-dir uv")
+        self.lines.append(f"RUN {_UV}/bin/uv venv --python python3 {ENVIRONMENT}")
+        self._activate({"VIRTUAL_ENV": ENVIRONMENT})
 
     def _activate(self, variables: Mapping[str, str]) -> None:
         pairs = [f"{name}={_quoted(value)}" for name, value in variables.items()]
