@@ -166,7 +166,7 @@ def _build(
             f"The project's requirements have {', '.join(f'${{{name}}}' for name in absent)}, and there is no such "
             f"variable: set {' and '.join(absent)}."
         )
-    arguments = index_arguments(os.environ, manager)
+    arguments = index_arguments(os.environ, manager, remark)
     secrets = [*credentials_in(arguments.values()), *(os.environ[name] for name in dockerfile.variables)]
     arguments |= {name: os.environ[name] for name in dockerfile.variables}
     host = engine_host(os.environ)
