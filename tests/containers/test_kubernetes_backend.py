@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -147,10 +148,13 @@ class TestCancelling:
     def test_of_one_that_has_no_pod_yet_makes_none(self, world):
         world.cluster.controllers.paused = True
         run = submit(world)
-        protocol_mark = KubernetesBackend()
-        protocol_mark.mark_cancelled(run.handle)
+        cancelling = threading.Thread(target=run.cancel)
+        cancelling.start()
+        until(lambda: world.job(run.handle)["spec"].get("activeDeadlineSeconds") == 0)
+        assert run.get_status() == "RUNNING"
         world.cluster.controllers.paused = False
-        run.cancel()
+        world.cluster.controllers._enqueue(("ml", run.handle.name))
+        cancelling.join()
         assert run.get_status() == "KILLED"
         assert world.cluster.runtime.containers == {}
 
@@ -424,7 +428,9 @@ class TestAGitProject:
             yield server
 
     def submit(self, world, server, **config):
-        return world.submit(key="k", uri=f"{server.url('projects', login='me@')}#wine", git_token="geheim", backend_config=config)
+        return world.submit(
+            key="k", uri=f"{server.url('projects', login='me@')}#wine", git_token="geheim", backend_config=config
+        )
 
     def test_is_cloned_with_the_login_that_fetched_it(self, world, server):
         run = self.submit(world, server, code="git")
