@@ -248,6 +248,21 @@ class TestTheEnd:
         assert "mlproj/outcome" in job["metadata"]["annotations"]
 
 
+class TestAQuotaOfJobs:
+    def test_is_no_mistake_of_the_caller_s(self, world, monkeypatch):
+        from kubernetes_refusals import Refusal
+
+        def refuse(*arguments):
+            why = 'jobs.batch "x" is forbidden: exceeded quota: q, requested: jobs=1, used: jobs=5'
+            raise Refusal(403, "Forbidden", why, {})
+
+        monkeypatch.setattr(world.cluster.server.api, "create", refuse)
+        with pytest.raises(mlproj_core.ExecutionException, match="exceeded quota") as caught:
+            submit(world)
+        assert not isinstance(caught.value, UserError)
+        assert caught.value.reason.retryable
+
+
 class TestKueue:
     QUEUED = {"labels": {"kueue.x-k8s.io/queue-name": "training"}}
 
@@ -364,6 +379,14 @@ class TestTheCluster:
         assert done.stdout.split() == ["RUNNING"]
         end(world, run)
 
+    def test_may_be_in_another_kubeconfig(self, world, monkeypatch):
+        kubeconfig = world.cluster.write_kubeconfig(world.directory / "other", context="elsewhere")
+        monkeypatch.setenv("KUBECONFIG", str(world.directory / "nothing"))
+        run = running(world, backend_config={"kubeconfig": kubeconfig})
+        assert mlproj_core.attach(run.handle.to_json()).get_status() == "RUNNING"
+        end(world, run)
+        assert run.wait()
+
     def test_that_nobody_here_knows_is_out_of_contact(self, world, tmp_path):
         handle = RunHandle(
             "kubernetes", "k", 1, "", {"namespace": "ml", "server": "https://10.1.2.3", "context": "gone"}
@@ -428,9 +451,8 @@ class TestAGitProject:
             yield server
 
     def submit(self, world, server, **config):
-        return world.submit(
-            key="k", uri=f"{server.url('projects', login='me@')}#wine", git_token="geheim", backend_config=config
-        )
+        uri = f"{server.url('projects', login='me@')}#wine"
+        return world.submit(key="k", uri=uri, git_token="geheim", backend_config=config)
 
     def test_is_cloned_with_the_login_that_fetched_it(self, world, server):
         run = self.submit(world, server, code="git")

@@ -110,6 +110,7 @@ class KubernetesBackend:
             except Conflict:
                 there = cluster.get("jobs", claim.name)
             if there is None:
+                time.sleep(LOOK_INTERVAL)
                 continue
             if there["metadata"].get("annotations", {}).get(CLAIM) == body["metadata"]["annotations"][CLAIM]:
                 job = there  # it is ours: the answer to the first request was lost on its way
@@ -331,6 +332,8 @@ def _handle(cluster: Cluster, claim: Claim, job: Object) -> RunHandle:
     }
     if cluster.context is not None:
         ref["context"] = cluster.context
+    if cluster.kubeconfig is not None:
+        ref["kubeconfig"] = cluster.kubeconfig
     run_id = record["run_id"] if record else ""
     return RunHandle(KubernetesBackend.name, claim.key, claim.attempt, run_id, ref)
 
