@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlproj_core.backends import Backend
     from mlproj_core.containers import Container
     from mlproj_core.data.remote import Download
-    from mlproj_core.sources import Checkout
+    from mlproj_core.sources import Checkout, Upstream
     from mlproj_core.tracking import Tracking
 
 __all__ = ["run", "submit", "submit_request"]
@@ -328,7 +328,17 @@ def _launch(
         downloads=bound.downloads,
         container=container,
         spec=environment,
+        upstream=_upstream(request, backend, checkout),
     )
+
+
+def _upstream(request: RunRequest, backend: Backend, checkout: Checkout) -> Upstream | None:
+    """Where a backend that runs elsewhere can clone the project from."""
+    if backend.runs_here or checkout.owned is None or checkout.commit is None:
+        return None
+    from mlproj_core.sources import Upstream
+
+    return Upstream.of(os.fspath(request.uri), request.git_token)
 
 
 def _storage(given: str | None, backend: Backend) -> PurePath:

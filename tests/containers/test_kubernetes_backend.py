@@ -4,10 +4,12 @@ import base64
 import json
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import yaml
+from git_world import GitServer, git, published, repository
 from kubernetes_cluster import Cluster
 from kubernetes_runtime import Script, ScriptedRuntime
 from kubernetes_schema import JOBS, SECRETS
@@ -146,10 +148,13 @@ class TestCancelling:
     def test_of_one_that_has_no_pod_yet_makes_none(self, world):
         world.cluster.controllers.paused = True
         run = submit(world)
-        protocol_mark = KubernetesBackend()
-        protocol_mark.mark_cancelled(run.handle)
+        cancelling = threading.Thread(target=run.cancel)
+        cancelling.start()
+        until(lambda: world.job(run.handle)["spec"].get("activeDeadlineSeconds") == 0)
+        assert run.get_status() == "RUNNING"
         world.cluster.controllers.paused = False
-        run.cancel()
+        world.cluster.controllers._enqueue(("ml", run.handle.name))
+        cancelling.join()
         assert run.get_status() == "KILLED"
         assert world.cluster.runtime.containers == {}
 
@@ -241,6 +246,21 @@ class TestTheEnd:
         assert "limited: cpu=8" in run.reason.message
         job = world.cluster.wait_for_job(run.handle.name)
         assert "mlproj/outcome" in job["metadata"]["annotations"]
+
+
+class TestAQuotaOfJobs:
+    def test_is_no_mistake_of_the_caller_s(self, world, monkeypatch):
+        from kubernetes_refusals import Refusal
+
+        def refuse(*arguments):
+            why = 'jobs.batch "x" is forbidden: exceeded quota: q, requested: jobs=1, used: jobs=5'
+            raise Refusal(403, "Forbidden", why, {})
+
+        monkeypatch.setattr(world.cluster.server.api, "create", refuse)
+        with pytest.raises(mlproj_core.ExecutionException, match="exceeded quota") as caught:
+            submit(world)
+        assert not isinstance(caught.value, UserError)
+        assert caught.value.reason.retryable
 
 
 class TestKueue:
@@ -359,6 +379,14 @@ class TestTheCluster:
         assert done.stdout.split() == ["RUNNING"]
         end(world, run)
 
+    def test_may_be_in_another_kubeconfig(self, world, monkeypatch):
+        kubeconfig = world.cluster.write_kubeconfig(world.directory / "other", context="elsewhere")
+        monkeypatch.setenv("KUBECONFIG", str(world.directory / "nothing"))
+        run = running(world, backend_config={"kubeconfig": kubeconfig})
+        assert mlproj_core.attach(run.handle.to_json()).get_status() == "RUNNING"
+        end(world, run)
+        assert run.wait()
+
     def test_that_nobody_here_knows_is_out_of_contact(self, world, tmp_path):
         handle = RunHandle(
             "kubernetes", "k", 1, "", {"namespace": "ml", "server": "https://10.1.2.3", "context": "gone"}
@@ -406,6 +434,73 @@ class TestTheCluster:
         monkeypatch.setenv("KUBECONFIG", str(world.directory / "nothing"))
         with pytest.raises(UserError, match="No cluster is configured"):
             submit(world)
+
+
+class TestAGitProject:
+    """Of a repository that asks for a login."""
+
+    @pytest.fixture
+    def server(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        (tmp_path / "srv").mkdir()
+        with GitServer(tmp_path / "srv", login=("me", "geheim")) as server:
+            project = "name: steps\nentry_points:\n  main:\n    command: 'true'\n"
+            work = repository(tmp_path / "work", wine__MLproject=project)
+            server.commit = git("rev-parse", "HEAD", cwd=work)
+            published(work, tmp_path / "srv" / "projects")
+            yield server
+
+    def submit(self, world, server, **config):
+        uri = f"{server.url('projects', login='me@')}#wine"
+        return world.submit(key="k", uri=uri, git_token="geheim", backend_config=config)
+
+    def test_is_cloned_with_the_login_that_fetched_it(self, world, server):
+        run = self.submit(world, server, code="git")
+        (container,) = world.job(run.handle)["spec"]["template"]["spec"]["initContainers"]
+        variables = {one["name"]: one.get("value") for one in container["env"]}
+        assert variables["MLPROJ_GIT_COMMIT"] == server.commit
+        assert variables["MLPROJ_GIT_SUBDIRECTORY"] == "wine"
+        assert variables["MLPROJ_ASKPASS_PASSWORD"] is None
+        (secret,) = secrets_of(world)
+        assert base64.b64decode(secret["data"]["git-password"]) == b"geheim"
+        assert "code.tar.gz" not in secret["data"]
+        assert "geheim" not in json.dumps(world.job(run.handle))
+        run.cancel()
+
+    def test_is_in_the_secret_if_nothing_is_said(self, world, server):
+        run = self.submit(world, server)
+        (secret,) = secrets_of(world)
+        assert "code.tar.gz" in secret["data"]
+        assert "git-password" not in secret["data"]
+        run.cancel()
+
+    def test_of_this_host_cannot_be_cloned_elsewhere(self, world):
+        with pytest.raises(UserError, match="not run from a remote Git repository"):
+            world.submit(key="k", backend_config={"code": "git"})
+
+
+class TestPathsInAPod:
+    def project(self, world):
+        (world.project / "MLproject").write_text(
+            "name: steps\nentry_points:\n  main:\n    parameters:\n      data: path\n      model: path\n"
+            "    command: train {data} {model}\n"
+        )
+
+    def test_are_as_they_were_given_and_data_goes_where_the_pod_has_room(self, world):
+        self.project(world)
+        run = world.submit(key="k", parameters={"data": "/mnt/data", "model": "http://localhost:9/model"})
+        command = run.request["command"]
+        assert command.startswith("train /mnt/data /tmp/mlproj-data/")
+        (secret,) = secrets_of(world)
+        plan = json.loads(base64.b64decode(secret["data"]["plan.json"]))
+        assert [download["uri"] for download in plan["downloads"]] == ["http://localhost:9/model"]
+        assert plan["downloads"][0]["path"] in command
+        run.cancel()
+
+    def test_cannot_be_fetched_without_the_launcher(self, world):
+        self.project(world)
+        with pytest.raises(UserError, match="data of model"):
+            submit(world, parameters={"data": "x", "model": "http://localhost:9/model"})
 
 
 class TestWhatAPodCannotHave:

@@ -26,7 +26,7 @@ class TestTheDocumentation:
         assert sorted(first_cells(SECTIONS["Settings"])) == sorted(SETTINGS)
 
     def test_shows_settings_that_are_taken(self):
-        (shown,) = re.findall(r"backend_config=(\{.*?\n\})\)", TEXT, re.DOTALL)
+        (shown,) = re.findall(r"backend_config=(\{.*?\n *\}),?\n?\)", TEXT, re.DOTALL)
         config = KubernetesConfig.read(yaml.safe_load(shown), {})
         assert config.resources["limits"] == {"memory": "8Gi"}
 

@@ -104,6 +104,20 @@ class TestJobController:
         cluster.refuse_pods(None)
         cluster.wait_for_job("train")
 
+    @pytest.mark.parametrize(
+        ("spec", "why"),
+        [
+            ({"serviceAccountName": "nobody"},
+             'error looking up service account ml/nobody: serviceaccount "nobody" not found'),
+            ({"priorityClassName": "high"}, "no PriorityClass with name high was found"),
+        ],
+    )  # fmt: skip
+    def test_what_a_pod_names_and_is_not_there_keeps_it_from_being(self, cluster, spec, why):
+        start(cluster, "train", spec=spec)
+        wait_for(lambda: reasons(cluster, "train"), "no event", 10, bool)
+        said = ask(cluster, "GET", "/api/v1/namespaces/ml/events")[2]["items"][0]["message"]
+        assert re.sub(r"train-\w{5}", "train-x", said) == f'Error creating: pods "train-x" is forbidden: {why}'
+
     def test_a_restricted_namespace_takes_only_pods_that_are(self, cluster):
         cluster.label_namespace(enforce="restricted")
         start(cluster, "loose")
@@ -253,6 +267,12 @@ class TestLogs:
         cluster.node.rotate_logs("ml", pod, keep=2)
         assert log(cluster, "train") == "8\n9\n"
 
+    def test_one_that_was_removed_is_told_of_in_its_place(self, cluster):
+        start(cluster, "train")
+        cluster.wait_for_job("train")
+        cluster.node.lose_logs("ml", cluster.pods("train")[0]["metadata"]["name"])
+        assert log(cluster, "train").startswith("unable to retrieve container logs for containerd://")
+
     def test_a_container_that_waits_has_none(self, cluster):
         cluster.runtime.script(Script(image_problem="no such host"))
         start(cluster, "train")
@@ -279,7 +299,7 @@ class TestLogs:
         ("query", "text"),
         [
             ({}, "a\nb\nc"), ({"tailLines": "2"}, "b\nc"), ({"tailLines": "0"}, ""), ({"limitBytes": "3"}, "a\nb"),
-            ({"sinceTime": "2026-11-23T16:00:01Z"}, "b\nc"), ({"sinceTime": "2026-11-23T16:00:01.5Z"}, "c"),
+            ({"sinceTime": "2026-11-23T16:00:01Z"}, "b\nc"), ({"sinceTime": "2026-11-23T16:00:01.5Z"}, "b\nc"),
             ({"timestamps": "true", "tailLines": "1"}, "2026-11-23T16:00:02.000000000Z c"),
         ],
     )  # fmt: skip
@@ -326,10 +346,13 @@ class TestContainers:
             "j": {"projected": {"sources": [{"secret": {"name": "some"}}]}},
         }  # fmt: skip
         mounts = [{"name": name, "mountPath": f"/v/{name}"} for name in volumes]
-        command = "cat /v/s/a/b /v/c/key /v/j/key /v/h/file && echo kept > /v/p/file && stat -c %a /v/s/a/b /v/e"
+        command = (
+            "cat /v/s/a/b /v/c/key /v/j/key /v/h/file && echo kept > /v/p/file"
+            " && stat -L -c %a /v/s/a/b /v/e && readlink /v/c/key"
+        )
         main = {"command": ["sh", "-c", command], "volumeMounts": mounts}
         self.run(live_cluster, "train", main, {"volumes": [{"name": k, **v} for k, v in volumes.items()]})
-        assert log(live_cluster, "train") == "secretsconfigmapssecretsof the host400\n777\n"
+        assert log(live_cluster, "train") == "secretsconfigmapssecretsof the host400\n777\n..data/key\n"
         assert (live_cluster.runtime.claim_directory("kept") / "file").read_text() == "kept\n"
 
     def test_init_containers_come_first_and_sidecars_go_last(self, live_cluster):

@@ -187,6 +187,11 @@ class TestValidation:
         assert status["code"] == 422
         assert said in status["message"]
 
+    def test_an_object_that_is_too_large_for_etcd_is_refused(self, cluster):
+        container = {"name": "main", "image": "x", "args": ["x" * 1_600_000]}
+        status = refused(cluster.batch.create_namespaced_job, "ml", a_job(pod={"containers": [container]}))
+        assert (status["code"], status["message"]) == (500, "etcdserver: request is too large")
+
     def test_a_quantity_that_is_none_is_refused(self, cluster):
         container = {"name": "main", "image": "x", "resources": {"limits": {"memory": "much"}}}
         status = refused(cluster.batch.create_namespaced_job, "ml", a_job(pod={"containers": [container]}))
@@ -372,6 +377,21 @@ class TestWaysIn:
             token = cluster.add_user("me")
             path = cluster.write_kubeconfig(tmp_path / "config", token)
             with kubernetes.config.new_client_from_config(path) as client:
+                assert kubernetes.client.BatchV1Api(client).list_namespaced_job("ml").items == []
+                client.rest_client.pool_manager.clear()
+
+    def test_a_pod_finds_the_server_by_its_service_account(self, tmp_path):
+        from kubernetes.config.incluster_config import InClusterConfigLoader
+        from kubernetes_cluster import Cluster
+
+        with Cluster(directory=tmp_path) as cluster:
+            variables = cluster.write_service_account(tmp_path, cluster.add_user("me"))
+            configuration = kubernetes.client.Configuration()
+            loader = InClusterConfigLoader(
+                token_filename=f"{tmp_path}/token", cert_filename=f"{tmp_path}/ca.crt", environ=variables
+            )
+            loader.load_and_set(configuration)
+            with kubernetes.client.ApiClient(configuration) as client:
                 assert kubernetes.client.BatchV1Api(client).list_namespaced_job("ml").items == []
                 client.rest_client.pool_manager.clear()
 

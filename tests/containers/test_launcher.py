@@ -1,44 +1,23 @@
 """The launcher, as a pod runs it: the init of a container, nobody's user, a root file system that cannot be written."""
 
 import ast
-import hashlib
+import ensurepip
 import importlib
-import os
 import pkgutil
+import shutil
 import sys
 import tarfile
-import tempfile
+import zipfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from data_world import DataServer
-from launcher_world import RECIPE, LauncherWorld, archive, installed_wheel, pythons
-from package_world import PackageIndex, package, until, wheel
+from launcher_world import RECIPE, WHERE, archive, own_package, pythons
+from launcher_world import index as index
+from launcher_world import world as world
+from package_world import PackageIndex
 
-from mlproj_core.launcher import program, source
-
-WHERE = "import os, sys, greeting; print(greeting.version, sys.version_info[:2], sys.prefix, os.environ['HOME'])"
-
-
-@pytest.fixture(scope="module")
-def index(tmp_path_factory):
-    """A package index that the containers reach by the host's network."""
-    directory = tmp_path_factory.mktemp("index")
-    wheel(directory, "greeting")
-    wheel(directory, "tool", code="version = 'tool'\n")
-    wheel(directory, "clash", requires=["greeting<1"])
-    installed_wheel(directory, "uv")
-    index = PackageIndex(directory)
-    yield index
-    index.close()
-
-
-@pytest.fixture
-def world(engine, tmp_path, index):
-    world = LauncherWorld(engine, tmp_path, {"PIP_INDEX_URL": index.url(), "NO_PROXY": "localhost"})
-    yield world
-    world.close()
+from mlproj_core.launcher import Plan, program, source
 
 
 class TestTheText:
@@ -113,6 +92,23 @@ class TestAnEntryPoint:
         assert (code, launched.output().splitlines()[-1]) == (0, "baked")
         launched, code = world.run("true", archive=None, directory="/nowhere")
         assert (code, launched.reason()["code"]) == (70, "source")
+
+
+class TestAPlan:
+    def test_of_another_version_is_refused(self, world, tmp_path):
+        launched, code = world.run("true", replaced={"version": 2})
+        assert (code, launched.reason()["code"]) == (70, "lost")
+        assert "version 2" in launched.reason()["message"]
+
+    def test_has_the_code_in_one_place(self):
+        for code in ({}, {"archive": "a", "directory": "b"}):
+            with pytest.raises(ValueError, match="either an archive or a directory"):
+                Plan("true", **code)
+
+    def test_keeps_what_may_be_secret_out_of_its_own_words(self):
+        plan = Plan("true", directory="/code", environment={"recipe": {"dependencies": ["https://me:geheim@host/x"]}})
+        assert "geheim" not in repr(plan)
+        assert "geheim" in plan.to_json()
 
 
 class TestAnInit:
@@ -266,17 +262,11 @@ class TestAnEnvironment:
         assert launched.output().splitlines()[-1].startswith("1.0 ")
 
     def test_can_hold_a_package_of_the_project(self, world):
-        files = {f"own/{name}": text for name, text in self.own_package().items()}
+        files = {f"own/{name}": text for name, text in own_package().items()}
         for line in ("./own", "-e own"):
             launched, code = world.run("python -c 'import own; print(own.x)'", files, packages=[line])
             assert code == 0, launched.output()
             assert launched.output().splitlines()[-1] == "41"
-
-    @staticmethod
-    def own_package():
-        with tempfile.TemporaryDirectory() as folder:
-            made = package(Path(folder) / "own", "own", code="x = 41\n")
-            return {path.name: path.read_text() for path in made.iterdir()}
 
     def test_whose_python_is_nowhere_says_which_there_are(self, world):
         wanted = {"manager": "virtualenv", "recipe": {**RECIPE, "python": "3.7.2"}}
@@ -309,145 +299,35 @@ class TestAnEnvironment:
         finally:
             closed.close()
 
+    @pytest.mark.parametrize("way", ["pip of the image", "nothing"])
+    def test_needs_a_pip_where_python_brings_none(self, world, index, tmp_path, way):
+        (bundled,) = Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl")
+        shutil.copy(bundled, index.directory)
+        (tmp_path / "packages").mkdir()
+        (tmp_path / "nothing").mkdir()
+        if way != "nothing":
+            with zipfile.ZipFile(bundled) as wheel:
+                wheel.extractall(tmp_path / "packages")
+        library = f"/usr/local/lib/python{sys.version_info.major}.{sys.version_info.minor}"
+        launched, code = world.run(
+            "python main.py", {"main.py": WHERE}, packages=["greeting"], with_uv=False,
+            variables={"PIP_PREFER_BINARY": "1"},
+            binds=[f"{tmp_path}/nothing:{library}/ensurepip:ro", f"{tmp_path}/packages:{library}/site-packages:ro"],
+        )  # fmt: skip
+        if way == "nothing":
+            assert launched.reason()["message"] == "the image has neither uv nor pip (nor ensurepip): add one of them"
+        else:
+            assert code == 0, launched.output()
+
+    def test_that_fails_at_length_leaves_a_reason_that_is_kept_as_a_whole(self, world):
+        launched, code = world.run("true", packages=[f"greeting=={'1' * 3000}", f"tool=={'2' * 3000}"])
+        assert code == 70
+        assert len(launched.log.read_bytes()) <= 4096
+        assert launched.reason()["code"] == "environment"
+
     def test_is_the_images_own_where_none_is_wanted(self, world):
         launched, code = world.run("python main.py", {"main.py": "import sys; print(sys.prefix)"})
         assert (code, launched.output().splitlines()[-2:]) == (
             0,
             ["[mlproj] environment: local, that of the image", "/usr/local"],
         )
-
-
-class TestACache:
-    """A directory that outlives the pod, and is shared by many."""
-
-    @pytest.fixture
-    def slow(self, index, world):
-        """An index of its own, that can hold its answers back."""
-        slow = PackageIndex(index.directory)
-        world.variables["PIP_INDEX_URL"] = slow.url()
-        yield slow
-        slow.close()
-
-    def prefix(self, launched):
-        return launched.output().splitlines()[-1].split(") ")[1].split()[0]
-
-    def test_gives_the_next_pod_the_environment(self, world, slow):
-        prefixes = []
-        for number in range(2):
-            launched, code = world.run(
-                "python main.py", {"main.py": f"{WHERE}; {number}"}, packages=["greeting"], cache=True
-            )
-            assert code == 0, launched.output()
-            prefixes.append(self.prefix(launched))
-            asked, slow.asked = slow.asked, []
-        assert prefixes[0] == prefixes[1]
-        assert prefixes[0].startswith("/mlproj-cache/envs/")
-        assert asked == []
-        assert "found ready in /mlproj-cache" in launched.output()
-
-    def test_tells_environments_apart_by_all_that_decides_them(self, world):
-        prefixes = set()
-        base = {"main.py": WHERE, "requirements.txt": "greeting"}
-        for files, packages, variables in (
-            (base, ["-r requirements.txt"], {}),
-            ({**base, "main.py": f"{WHERE}; 1"}, ["-r requirements.txt"], {}),  # the same as the first one
-            ({**base, "requirements.txt": "greeting\ntool"}, ["-r requirements.txt"], {}),
-            (base, ["greeting==1.0"], {}),
-            (base, ["greeting==1.0"], {"UV_NO_BINARY_PACKAGE": "nothing"}),
-            (base, ["greeting==1.0"], {"UV_HTTP_TIMEOUT": "100"}),  # the same as the one but one before
-        ):
-            launched, code = world.run("python main.py", files, packages=packages, variables=variables, cache=True)
-            assert code == 0, launched.output()
-            prefixes.add(self.prefix(launched))
-        assert len(prefixes) == 4
-
-    def test_that_two_ask_for_the_same_at_once_makes_it_once(self, world, slow):
-        slow.hold = "greeting"
-        first = world.start("python main.py", {"main.py": WHERE}, packages=["greeting"], cache=True)
-        until(slow.held.is_set, 60)
-        second = world.start("python main.py", {"main.py": WHERE}, packages=["greeting"], cache=True)
-        second.until("waiting for another one that makes it")
-        slow.release.set()
-        assert (first.wait(), second.wait()) == (0, 0)
-        assert self.prefix(first) == self.prefix(second)
-        assert "found ready" in second.output()
-
-    def test_outlives_the_death_of_a_builder(self, world, slow):
-        slow.hold = "greeting"
-        first = world.start("python main.py", {"main.py": WHERE}, packages=["greeting"], cache=True)
-        until(slow.held.is_set, 60)
-        first.kill("KILL")
-        assert first.wait() == 137
-        slow.release.set()
-        second, code = world.run("python main.py", {"main.py": WHERE}, packages=["greeting"], cache=True)
-        assert code == 0, second.output()
-        assert "no sign of life" in second.output()
-        half_made = [
-            path.parent for path in world.cache.glob("envs/*/*/beat") if path.parent.name not in self.prefix(second)
-        ]
-        assert len(half_made) == 1
-
-    def test_is_left_tidy_by_a_builder_that_is_told_to_end(self, world, slow):
-        slow.hold = "greeting"
-        launched = world.start("true", packages=["greeting"], cache=True)
-        until(slow.held.is_set, 60)
-        launched.kill("TERM")
-        assert launched.wait() == 143
-        assert "ended by SIGTERM before the project was started" in launched.output()
-        assert list(world.cache.glob("envs/*/*")) == []
-        slow.release.set()
-        launched, code = world.run("true", packages=["greeting"], cache=True)
-        assert (code, "no sign of life" in launched.output()) == (0, False)
-
-    def test_that_cannot_be_written_is_left_aside_aloud(self, world):
-        world.cache.chmod(0o755)
-        launched, code = world.run("python main.py", {"main.py": WHERE}, packages=["greeting"], cache=True)
-        assert code == 0, launched.output()
-        assert "[mlproj] warning: the cache cannot be written by user 1000" in launched.output()
-        assert self.prefix(launched).startswith("/mlflow/projects/")
-
-    def test_shares_no_environment_that_points_at_the_project(self, world):
-        files = {f"own/{name}": text for name, text in TestAnEnvironment.own_package().items()}
-        launched, code = world.run("python -c 'import own'", files, packages=["-e own"], cache=True)
-        assert code == 0, launched.output()
-        assert list(world.cache.glob("envs/*")) == []
-
-
-class TestADownload:
-    @pytest.fixture
-    def server(self):
-        server = DataServer()
-        yield server
-        server.close()
-
-    def run(self, world, uri, command="sha256sum < /mlflow/projects/data/x/file", **options):
-        data = {"parameter": "data", "uri": uri, "path": "/mlflow/projects/data/x/file"}
-        return world.run(command, downloads=[data], variables={"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}, **options)
-
-    def test_goes_on_where_the_connection_was_cut(self, world, server):
-        content = os.urandom(3_000_000)
-        launched, code = self.run(world, server.serve("/file", content, cuts=[1_000_000, 1_000_000]))
-        assert (code, launched.output().split()[-2]) == (0, hashlib.sha256(content).hexdigest())
-        assert [one.get("range") for one in server.asked("/file")] == [None, "bytes=1000000-", "bytes=2000000-"]
-
-    @pytest.mark.parametrize("how", [{"etag": None}, {"etag": 'W/"1"'}, {"ranges": False}, {"swap": b"new"}])
-    def test_begins_anew_where_it_cannot_go_on(self, world, server, how):
-        content = os.urandom(1_000_000)
-        launched, code = self.run(world, server.serve("/file", content, cuts=[500_000], **how))
-        expected = hashlib.sha256(how.get("swap", content)).hexdigest()
-        assert (code, launched.output().split()[-2]) == (0, expected)
-
-    def test_that_cannot_be_had_is_the_reason(self, world, server):
-        launched, code = self.run(world, f"{server.uri}/nothing?sig=geheim")
-        reason = launched.reason()
-        assert (code, reason["code"], reason["retryable"]) == (70, "data", False)
-        assert reason["message"] == f"{server.uri}/nothing cannot be read: HTTP 404 Not Found"
-        assert "geheim" not in launched.output()
-        launched, code = self.run(world, server.serve("/busy", b"x", statuses=[503] * 9))
-        assert (code, launched.reason()["retryable"]) == (70, True)
-        assert "HTTP 503 Service Unavailable (3 tries)" in launched.reason()["message"]
-
-    def test_of_another_scheme_needs_a_library_in_the_environment(self, world):
-        launched, code = self.run(world, "s3://bucket/file")
-        assert (code, launched.reason()["code"]) == (70, "data")
-        assert "needs s3fs or mlflow in the project's environment" in launched.reason()["message"]

@@ -148,6 +148,11 @@ def shared_engine():
     engine.stop()
 
 
+def docker_program():
+    """The path of Docker's own command line, which tests compare with."""
+    return shutil.which("docker") or missing("docker is not installed: run scripts/system-packages.sh as root")
+
+
 class Registry:
     """A registry on loopback.
 

@@ -9,7 +9,7 @@ import kubernetes_refusals as refusals
 from kubernetes_admission import ENFORCE, check_allowed, check_pod_security, pod_security_warning
 from kubernetes_defaults import admitted_pod, random_suffix, with_defaults
 from kubernetes_rules import Findings, check_change, check_new
-from kubernetes_schema import JOBS, NAMESPACES, PODS, REVIEWS, decode
+from kubernetes_schema import JOBS, NAMESPACES, PODS, REVIEWS, SERVICE_ACCOUNTS, decode
 from kubernetes_selectors import field_test, label_test, patched
 from kubernetes_store import timestamp
 
@@ -17,6 +17,9 @@ ORPHANS = (
     "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or"
     " set propagationPolicy=Orphan to suppress this warning"
 )
+
+LARGEST = 1_572_864
+"""Bytes of an object that etcd takes."""
 
 
 class Answer:
@@ -122,6 +125,7 @@ class Api:
             warnings += filter(None, [pod_security_warning(item["spec"]["template"]["spec"], self._labels(namespace))])
         if query.get("dryRun") == "All":
             return Answer(item, 201, warnings)
+        _check_size(item)
         return Answer(self.store.create(resource, item), 201, warnings)
 
     def create_pod(self, namespace, pod):
@@ -131,6 +135,12 @@ class Api:
     def _admit(self, pod):
         namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
         admitted_pod(pod)
+        account, priority = pod["spec"]["serviceAccountName"], pod["spec"].get("priorityClassName")
+        if self.store.find(SERVICE_ACCOUNTS, namespace, account) is None:
+            why = f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found'
+            raise refusals.forbidden(PODS, name, why)
+        if priority not in (None, "system-cluster-critical", "system-node-critical"):
+            raise refusals.forbidden(PODS, name, f"no PriorityClass with name {priority} was found")
         check_pod_security(PODS, name, pod["spec"], self._labels(namespace))
         if self.pod_refusal:
             raise refusals.forbidden(PODS, name, self.pod_refusal)
@@ -177,6 +187,7 @@ class Api:
                 found.forbidden("metadata.finalizers", "no new finalizers can be added if the object is being deleted")
                 raise refusals.invalid(resource, metadata["name"], found)
         check_change(resource, old, item)
+        _check_size(item)
         return self.store.update(resource, item, expected)
 
     def delete(self, resource, namespace, name, body, query):
@@ -221,6 +232,11 @@ class Api:
         for item in listed["items"]:
             self.delete(resource, item["metadata"].get("namespace"), item["metadata"]["name"], body, query)
         return Answer(listed)
+
+
+def _check_size(item):
+    if len(json.dumps(item)) > LARGEST:
+        raise refusals.Refusal(500, "InternalError", "etcdserver: request is too large", {})
 
 
 def selection(resource, query):

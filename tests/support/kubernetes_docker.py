@@ -175,6 +175,7 @@ class DockerRuntime:
                 source = source / mount["subPath"]
                 if not source.exists():
                     source.mkdir(parents=True)
+                source = source.resolve()
             mode = "ro" if mount.get("readOnly") or read_only else "rw"
             binds.append(f"{source}:{mount['mountPath']}:{mode}")
         return binds
@@ -198,14 +199,26 @@ class DockerRuntime:
             directory.chmod(0o777)
             _give(directory, group)
             return directory, False
-        for name, (data, mode) in files.items():
-            file = directory / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-            file.chmod(mode | (0o040 if group is not None else 0))
-            if group is not None:
-                os.chown(file, 0, group)
+        _write_files(directory, files, group)
         return directory, True
+
+
+def _write_files(directory, files, group):
+    """As the kubelet writes them: names are links into a directory that it can exchange as a whole."""
+    moment = datetime.now(timezone.utc)
+    version = directory / f"..{moment:%Y_%m_%d_%H_%M_%S}.{moment.microsecond * 1000:09d}"
+    version.mkdir()
+    (directory / "..data").symlink_to(version.name)
+    for name, (data, mode) in files.items():
+        file = version / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        file.chmod(mode | (0o040 if group is not None else 0))
+        if group is not None:
+            os.chown(file, 0, group)
+        first = name.partition("/")[0]
+        if not (directory / first).is_symlink():
+            (directory / first).symlink_to(f"..data/{first}")
 
 
 def _give(directory, group):

@@ -29,6 +29,8 @@ class Log:
         """(nanoseconds, bytes, whether a line begins here)."""
         self._dropped = 0
         self.ended = False
+        self.lost = None
+        """What a kubelet says in place of a log that it does not find any more."""
 
     def write(self, content, at=None):
         """Keep some output, which need not end with a line."""
@@ -56,10 +58,14 @@ class Log:
 
     def read(self, query):
         """The bytes that a query asks for; with `follow` until the container has ended. b"" comes once a second."""
+        if self.lost:
+            yield self.lost.encode()
+            return
         follow = query.get("follow", "").lower() in ("true", "1")
         timestamps = query.get("timestamps", "").lower() in ("true", "1")
         limit = int(query["limitBytes"]) if query.get("limitBytes") else None
-        since = nanoseconds(query["sinceTime"]) if query.get("sinceTime") else 0
+        # The API server hands the time on to the kubelet without its fraction.
+        since = nanoseconds(query["sinceTime"]) // 10**9 * 10**9 if query.get("sinceTime") else 0
         if query.get("sinceSeconds"):
             since = time.time_ns() - int(query["sinceSeconds"]) * 10**9
         with self._changed:

@@ -53,6 +53,13 @@ class Node:
         """Forget all but the last lines of a container's log."""
         self.logs.of(self.store.get(PODS, namespace, name), container).rotate(keep)
 
+    def lose_logs(self, namespace, name, container="main"):
+        """Let a container's log be gone, as when its files were removed: what is read then says so, with status 200."""
+        pod = self.store.get(PODS, namespace, name)
+        statuses = pod["status"]["containerStatuses"]
+        identity = next(status["containerID"] for status in statuses if status["name"] == container)
+        self.logs.of(pod, container).lost = f"unable to retrieve container logs for {identity}"
+
     def stop(self):
         self._stop = True
         with self.store.changed:

@@ -257,7 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _user(self):
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
-        if scheme == "Bearer" and token in self.server.users:
+        if scheme.lower() == "bearer" and token in self.server.users:
             return self.server.users[token]
         if scheme or self.server.closed:
             raise refusals.Refusal(401, "Unauthorized", "Unauthorized")

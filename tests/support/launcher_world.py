@@ -8,15 +8,20 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 import time
 import zipfile
 from pathlib import Path
 
+import pytest
+from package_world import PackageIndex, package, wheel
 from uv import find_uv_bin
 
 from mlproj_core.launcher import Plan, source
 
 WORK = "/mlflow/projects"
+WHERE = "import os, sys, greeting; print(greeting.version, sys.version_info[:2], sys.prefix, os.environ['HOME'])"
+"""A program that says what it runs in."""
 RECIPE = {"python": None, "build_dependencies": [], "dependencies": [], "path": "python_env.yaml", "script": None}
 
 
@@ -118,7 +123,8 @@ class LauncherWorld:
 
     def start(
         self, command, files=None, *, packages=None, code=None, user="1000:1000", read_only=True, image=None,
-        python="python3", binds=(), with_uv=True, network="host", cache=False, host_config=None, variables=None, **plan
+        python="python3", binds=(), with_uv=True, network="host", cache=False, host_config=None, variables=None,
+        replaced=None, **plan
     ):  # fmt: skip
         """Start a launcher as a pod would: nobody's user, and a root file system that cannot be written.
 
@@ -129,6 +135,7 @@ class LauncherWorld:
             packages: requirement lines, for an environment with them; None for none but the image's.
             code: bytes of the code's archive, instead of files.
             variables: of the container.
+            replaced: what stands in the plan's file instead.
             plan: further parts of the plan.
         """
         from docker_world import PYTHON  # other tests run launchers without an engine
@@ -142,7 +149,8 @@ class LauncherWorld:
             plan["environment"] = {"manager": "virtualenv", "recipe": {**RECIPE, "dependencies": list(packages)}}
         if cache:
             plan["cache"] = "/mlproj-cache"
-        (place / "plan.json").write_text(Plan(command, **{"archive": "/mlproj/code.tar.gz", **plan}).to_json())
+        written = json.loads(Plan(command, **{"archive": "/mlproj/code.tar.gz", **plan}).to_json())
+        (place / "plan.json").write_text(json.dumps({**written, **(replaced or {})}))
         if with_uv:
             binds = [*binds, f"{find_uv_bin()}:/bin/uv:ro"]
         log = place / "termination-log"
@@ -164,3 +172,30 @@ class LauncherWorld:
         """Start a launcher and wait for its end; the launched, and the exit code."""
         launched = self.start(command, files, **options)
         return launched, launched.wait()
+
+
+def own_package():
+    """The files of a package that a project brings along, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = package(Path(folder) / "own", "own", code="x = 41\n")
+        return {path.name: path.read_text() for path in made.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """A package index that the containers reach by the host's network."""
+    directory = tmp_path_factory.mktemp("index")
+    wheel(directory, "greeting")
+    wheel(directory, "tool", code="version = 'tool'\n")
+    wheel(directory, "clash", requires=["greeting<1"])
+    installed_wheel(directory, "uv")
+    index = PackageIndex(directory)
+    yield index
+    index.close()
+
+
+@pytest.fixture
+def world(engine, tmp_path, index):
+    world = LauncherWorld(engine, tmp_path, {"PIP_INDEX_URL": index.url(), "NO_PROXY": "localhost"})
+    yield world
+    world.close()

@@ -15,7 +15,7 @@ from mlproj_core.backends.kubernetes import ending, logs
 from mlproj_core.backends.kubernetes.client import AccessRefused, Cluster, Conflict, Throttled
 from mlproj_core.backends.kubernetes.config import KubernetesConfig
 from mlproj_core.backends.kubernetes.connect import Clusters
-from mlproj_core.backends.kubernetes.hold import OVER, KubernetesHold, Vanished, change, end
+from mlproj_core.backends.kubernetes.hold import KubernetesHold, Vanished, change, end, over
 from mlproj_core.backends.kubernetes.labels import KEY
 from mlproj_core.backends.kubernetes.objects import (
     CANCEL,
@@ -110,6 +110,7 @@ class KubernetesBackend:
             except Conflict:
                 there = cluster.get("jobs", claim.name)
             if there is None:
+                time.sleep(LOOK_INTERVAL)
                 continue
             if there["metadata"].get("annotations", {}).get(CLAIM) == body["metadata"]["annotations"][CLAIM]:
                 job = there  # it is ours: the answer to the first request was lost on its way
@@ -190,6 +191,7 @@ class KubernetesBackend:
         """Follow the pod's containers, one after the other."""
         with _contact():
             yield from logs.follow(self._cluster_of(handle), handle, cursor)
+        self.wait(handle, None)  # the last line comes a moment before the Job is over
 
     async def follow_output_async(self, handle: RunHandle, cursor: int) -> AsyncGenerator[tuple[bytes, int], None]:
         """As `follow_output`, by looking again and again for what is new."""
@@ -199,6 +201,7 @@ class KubernetesBackend:
             async with aclosing(logs.follow_async(self._cluster_of(handle), handle, cursor)) as pieces:
                 async for piece in pieces:
                     yield piece
+        await self.wait_async(handle, None)
 
     def page(self, handle: RunHandle) -> str | None:
         """None: a cluster has no page of its own."""
@@ -266,9 +269,9 @@ class KubernetesBackend:
             if is_finished(job) or job["metadata"].get("deletionTimestamp"):
                 return None
             if annotation(job, OUTCOME) is not None:
-                return None if job["spec"].get("activeDeadlineSeconds") == 0 else {"spec": dict(OVER)}
+                return None if job["spec"].get("activeDeadlineSeconds") == 0 else {"spec": over(job)}
             started = annotation(job, STARTED) is not None and not job["spec"].get("suspend")
-            return {"spec": dict(OVER)} if started and not at_once else end(job, outcome())
+            return {"spec": over(job)} if started and not at_once else end(job, outcome())
 
         with _contact():
             try:
@@ -331,6 +334,8 @@ def _handle(cluster: Cluster, claim: Claim, job: Object) -> RunHandle:
     }
     if cluster.context is not None:
         ref["context"] = cluster.context
+    if cluster.kubeconfig is not None:
+        ref["kubeconfig"] = cluster.kubeconfig
     run_id = record["run_id"] if record else ""
     return RunHandle(KubernetesBackend.name, claim.key, claim.attempt, run_id, ref)
 

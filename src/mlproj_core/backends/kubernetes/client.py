@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from mlproj_core.errors import ContactLost, UserError
+from mlproj_core.errors import ContactLost, ExecutionException, UserError
+from mlproj_core.status import Reason, ReasonCode
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -120,12 +121,16 @@ class Cluster:
         api_client: whose connections and credentials are used.
         namespace: where the Jobs are.
         context: the kubeconfig's context that it is of; None for another origin.
+        kubeconfig: the kubeconfig, if it is not the usual one.
     """
 
-    def __init__(self, api_client: ApiClient, namespace: str, context: str | None = None) -> None:
+    def __init__(
+        self, api_client: ApiClient, namespace: str, context: str | None = None, kubeconfig: str | None = None
+    ) -> None:
         self._client = api_client
         self.namespace = namespace
         self.context = context
+        self.kubeconfig = kubeconfig
         self.server = str(api_client.configuration.host).rstrip("/")
 
     def __repr__(self) -> str:
@@ -139,7 +144,9 @@ class Cluster:
 
     def at(self, namespace: str) -> Cluster:
         """The same cluster, in another namespace."""
-        return self if namespace == self.namespace else Cluster(self._client, namespace, self.context)
+        if namespace == self.namespace:
+            return self
+        return Cluster(self._client, namespace, self.context, self.kubeconfig)
 
     # -- objects
 
@@ -381,12 +388,15 @@ class Cluster:
                 f"{_capital(self.where)} does not know who asks (401, {said}): check the credentials of the "
                 "kubeconfig's context, or the token of the service account."
             )
+        if answer.status == 403 and "exceeded quota" in said:
+            message = f"{_capital(self.where)} has no room for one more: {said}"
+            raise ExecutionException(message, reason=Reason(ReasonCode.CAPACITY, message, retryable=True))
         if answer.status == 403 and "is forbidden: User" not in said and verb == "create":
             raise InvalidObject(f"{_capital(self.where)} does not admit the object of {kind}: {said}")
         if answer.status == 403:
             raise AccessRefused(
                 f"{_capital(self.where)} does not let who asks {verb} {subject}: {said}. What mlproj needs is in the "
-                f"Role of docs/kubernetes.md: bind it to that user in namespace {self.namespace!r}."
+                f"Role that `mlproj kubernetes role --namespace {self.namespace}` prints."
             )
         if answer.status == 409:
             raise Conflict(said)

@@ -54,7 +54,7 @@ class Clusters:
                 )
             return Cluster(self._api_client, namespace or "default")
         _require_client()
-        files = _kubeconfig() if kubeconfig is None else str(Path(kubeconfig).expanduser())
+        files = _kubeconfig() if kubeconfig is None else str(Path(kubeconfig).expanduser().absolute())
         if kubeconfig is not None and not Path(str(files)).exists():
             raise UserError(f"backend_config: there is no kubeconfig {kubeconfig}.")
         if files is None:
@@ -67,7 +67,8 @@ class Clusters:
         wanted = context or current
         if wanted not in contexts:
             raise UserError(_no_such_context(context, contexts))
-        return _cluster_of(files, wanted, namespace or contexts[wanted].get("namespace") or "default")
+        namespace = namespace or contexts[wanted].get("namespace") or "default"
+        return _cluster_of(files, wanted, namespace, usual=kubeconfig is None)
 
     def of_handle(self, ref: Mapping[str, Any]) -> Cluster:
         """The cluster that a run's handle names.
@@ -80,10 +81,10 @@ class Clusters:
         namespace = str(ref["namespace"])
         if self._api_client is not None:
             return Cluster(self._api_client, namespace)
-        context, server = ref.get("context"), ref.get("server")
+        context, server, kubeconfig = ref.get("context"), ref.get("server"), ref.get("kubeconfig")
         try:
             _require_client()
-            files = _kubeconfig()
+            files = str(kubeconfig) if kubeconfig and Path(kubeconfig).exists() else _kubeconfig()
             if files is None:
                 return _cluster_of_pod(namespace)
             contexts, current = _contexts(files)
@@ -168,18 +169,18 @@ def _no_such_context(context: str | None, contexts: Mapping[str, Any]) -> str:
     return f"backend_config: the kubeconfig has no context {context!r}.{hint} It has: {names}."
 
 
-def _cluster_of(files: str, context: str, namespace: str) -> Cluster:
+def _cluster_of(files: str, context: str, namespace: str, *, usual: bool = True) -> Cluster:
     def make() -> Cluster:
         config = _config()
         try:
             client = config.new_client_from_config(config_file=files, context=context, persist_config=False)
         except config.ConfigException as error:
             raise UserError(f"The context {context!r} of the kubeconfig {files} cannot be used: {error}") from None
-        return Cluster(client, namespace, context)
+        return Cluster(client, namespace, context, None if usual else files)
 
     # A kubeconfig that was written anew may have other credentials.
     stamps = tuple(Path(name).stat().st_mtime_ns for name in files.split(os.pathsep))
-    return _cached((files, stamps, context), make).at(namespace)
+    return _cached((files, stamps, context, usual), make).at(namespace)
 
 
 def _cluster_of_pod(namespace: str | None) -> Cluster:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlproj_core.backends.kubernetes.client import Cluster, Conflict
 from mlproj_core.backends.kubernetes.ending import cancelled
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlproj_core.backends.kubernetes.config import KubernetesConfig
     from mlproj_core.backends.kubernetes.work import Work
 
-__all__ = ["OVER", "KubernetesHold", "Vanished", "change", "end"]
+__all__ = ["OVER", "KubernetesHold", "Vanished", "change", "end", "over"]
 
 OVER: Object = {"suspend": False, "parallelism": 0, "activeDeadlineSeconds": 0}
 """What of a Job's spec brings it to its end: the Job controller ends its pods, or makes none, and says that it failed.
@@ -140,11 +140,15 @@ def change(cluster: Cluster, handle: RunHandle, edit: Callable[[Object], Object 
             return changed
 
 
+def over(job: Object) -> dict[str, Any]:
+    """The spec that ends a Job."""
+    # What Kueue has queued it starts itself, when its turn comes, and it takes another size for another Job.
+    return {"activeDeadlineSeconds": OVER["activeDeadlineSeconds"]} if _is_queued(job) else dict(OVER)
+
+
 def end(job: Object, outcome: Outcome) -> Object:
     """What makes an outcome the Job's, and ends it without a pod."""
-    # What Kueue has queued it starts itself, when its turn comes; then it ends at once.
-    spec = {name: value for name, value in OVER.items() if not (name == "suspend" and _is_queued(job))}
-    return {"metadata": {"annotations": {OUTCOME: json.dumps(outcome.to_dict())}}, "spec": spec}
+    return {"metadata": {"annotations": {OUTCOME: json.dumps(outcome.to_dict())}}, "spec": over(job)}
 
 
 def _is_queued(job: Object) -> bool:

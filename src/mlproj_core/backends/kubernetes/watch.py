@@ -185,6 +185,8 @@ class Watch:
 
     def replace(self, kind: str, items: list[dict[str, Any]]) -> None:
         """All that there is of a kind."""
+        for item in items:
+            item["metadata"].pop("managedFields", None)  # half of its size, and nobody reads it
         with self._lock:
             if kind == "jobs":
                 self._jobs = {tag: item for item in items if (tag := _tag(item)) and not is_finished(item)}
@@ -198,7 +200,7 @@ class Watch:
     def take(self, kind: str, change: str, item: dict[str, Any]) -> None:
         """One event."""
         tag, uid = _tag(item), item["metadata"]["uid"]
-        item["metadata"].pop("managedFields", None)  # half of its size, and nobody reads it
+        item["metadata"].pop("managedFields", None)
         with self._lock:
             if kind == "jobs":
                 # What is over is asked for anew by those who want to know: they are few, and it stays for days.

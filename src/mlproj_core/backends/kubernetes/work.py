@@ -113,7 +113,8 @@ def prepare(claim: Claim, launch: Launch, config: KubernetesConfig, cluster: Clu
     if code is None:
         code, image = ImageCode(), _built(launch, config, image)
     if not isinstance(code, ArchiveCode):
-        content = SecretContent(variables, None, *_launcher(launch, config, code))
+        login = launch.upstream.login if isinstance(code, GitCode) and launch.upstream is not None else None
+        content = SecretContent(variables, None, *_launcher(launch, config, code), git_login=login)
     labels = labels_of(claim, project=launch.project_name, entry_point=launch.entry_point, tags=launch.new_run.tags)
     parts = JobParts(
         name=claim.name,
@@ -306,12 +307,12 @@ def _choose(launch: Launch, config: KubernetesConfig, archive_fits: bool) -> Cod
 
 def _git(launch: Launch) -> GitCode | str:
     """How a pod clones the project; or why it cannot."""
-    checkout = launch.checkout
-    if checkout.owned is None or checkout.commit is None or checkout.repo_url is None:
-        return "the project is not run from a Git repository"
-    if re.match(r"https?://[^@/]*/", checkout.repo_url) is None:
-        return f"a pod cannot clone {checkout.repo_url}: only http(s) without a login in it can be cloned there"
-    return GitCode(checkout.repo_url, checkout.commit, checkout.subdirectory)
+    upstream, commit = launch.upstream, launch.checkout.commit
+    if upstream is None or commit is None:
+        return "the project is not run from a remote Git repository"
+    if not upstream.url.startswith(("http://", "https://")):
+        return f"a pod has no key to clone {upstream.url}; use its https URL"
+    return GitCode(upstream.url, commit, launch.checkout.subdirectory, login=upstream.login is not None)
 
 
 def _built(launch: Launch, config: KubernetesConfig, image: str) -> str:

@@ -22,7 +22,6 @@ import json, os, shutil, sys
 uri, path = json.load(sys.stdin)
 scheme, draft = uri.partition(":")[0].lower(), path + ".part"
 library = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs"}.get(scheme)
-shutil.rmtree(draft, ignore_errors=True)
 try:
     __import__(library or "mlflow.artifacts")
     by_library = library is not None
@@ -30,8 +29,13 @@ except ImportError:
     by_library = False
 if by_library:
     import fsspec
+    if os.environ.get("MLFLOW_S3_ENDPOINT_URL"):  # MLflow's own variable, which prevails there
+        os.environ["AWS_ENDPOINT_URL"] = os.environ["MLFLOW_S3_ENDPOINT_URL"]
     store, root = fsspec.core.url_to_fs("s3" + uri[3:] if scheme == "s3a" else uri)
-    store.get(root, draft, recursive=store.isdir(root))
+    if store.isdir(root):
+        store.get(root.rstrip("/") + "/", draft, recursive=True)
+    else:
+        store.get_file(root, draft)
     os.rename(draft, path)
 else:
     try:
@@ -51,6 +55,9 @@ def fetch(parameter: str, uri: str, path: str, environ: Mapping[str, str]) -> No
     began, shown = time.monotonic(), bare(uri)
     say(f"parameter {parameter!r}: fetching {shown}")
     os.makedirs(os.path.dirname(path), exist_ok=True)
+    for left in (path, f"{path}.part"):  # by an earlier start of this container
+        remove(left)
+        shutil.rmtree(left, ignore_errors=True)
     if uri.startswith(("http://", "https://")):
         patiently(uri, f"{path}.part", f"parameter {parameter!r}: {shown}")
         os.replace(f"{path}.part", path)
@@ -70,7 +77,6 @@ def patiently(uri: str, part: str, shown: str) -> None:
     """Read a file of an HTTP server, and go on where it was cut off."""
     retries = int(os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES") or 7)
     failures, version = 0, ""
-    remove(part)
     while True:
         have = os.path.getsize(part) if os.path.exists(part) else 0
         try:

@@ -47,28 +47,31 @@ def main(arguments: list[str]) -> int:
 
 def attend(worker: int) -> int:
     """See the worker, and all that comes of it, to the end."""
+    status: int | None = None
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            try:
-                os.killpg(worker, number)
-            except ProcessLookupError:  # it has no group of its own yet
-                os.kill(worker, number)
+        if status is None:  # else its number may be another's by now
+            with contextlib.suppress(ProcessLookupError):
+                try:
+                    os.killpg(worker, number)
+                except ProcessLookupError:  # it has no group of its own yet
+                    os.kill(worker, number)
 
     for number in SIGNALS:
         signal.signal(number, pass_on)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    status = None
     while status is None:
         pid, ended = os.waitpid(-1, 0)
         if pid == worker:
             status = ended
     for number, seconds in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
         until = time.monotonic() + seconds
-        while left := descendants():
-            for pid in left:
+        told: set[int] = set()
+        while left := set(descendants()):
+            for pid in sorted(left - told):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
+            told |= left
             if time.monotonic() > until:
                 break
             time.sleep(0.02)
@@ -108,18 +111,16 @@ def work(plan_path: str) -> NoReturn:
     os.setsid()
     for number in SIGNALS:
         signal.signal(number, stop)
-    log, status = "/dev/termination-log", FAILED
+    log = "/dev/termination-log"
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
             with open(plan_path, encoding="utf-8") as file:
                 plan = json.load(file)
             log = plan["termination_log"]
-            launch(plan)
-        except OSError as error:
-            raise Failure("lost", f"the launcher failed: {error}", retryable=True) from None
-        except (KeyError, ValueError) as error:
-            raise Failure("lost", f"{plan_path} is no plan that this launcher can read: {error!r}") from None
+        except (OSError, KeyError, ValueError) as error:
+            raise Failure("lost", f"{plan_path} is no plan that can be read: {error!r}") from None
+        launch(plan)
     except Stopped as stopped:
         number = stopped.args[0]
         say(f"ended by {signal.Signals(number).name} before the project was started")
@@ -133,7 +134,7 @@ def work(plan_path: str) -> NoReturn:
         traceback.print_exc()
         report(Failure("lost", f"the launcher failed: {error!r}", retryable=True), log)
     sys.stdout.flush()
-    os._exit(status)
+    os._exit(FAILED)
 
 
 def stop(number: int, _frame: FrameType | None) -> None:

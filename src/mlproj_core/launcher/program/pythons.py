@@ -29,7 +29,7 @@ try:
         if pip and not wheels:
             setuptools = sorted(glob.glob(os.path.join(place, "setuptools-*.whl")))
             wheels = pip[-1:] + (setuptools[-1:] if sys.version_info < (3, 12) else [])
-except ImportError:
+except (ImportError, TypeError):  # Debian leaves it out, or a directory without a module
     pass
 path = os.path.realpath(sys.executable)
 base = os.path.realpath(sys.base_prefix)

@@ -91,7 +91,9 @@ def for_uv(pip: Mapping[str, str], environ: dict[str, str]) -> tuple[list[str], 
                 if name in ("extra-index-url", "find-links"):
                     places = [one for one in value.split() if "://" in one or os.path.exists(one)]
                     value = ("," if name == "find-links" else " ").join(places)
-                environ[variable] = str(int(float(value)) or 1) if name == "timeout" else " ".join(value.split())
+                elif name == "timeout":
+                    value = value.partition(".")[0] or "1"  # which uv wants whole
+                environ[variable] = " ".join(value.split())
         elif name in ("no-binary", "only-binary"):
             options += [one for package in value.replace(",", " ").split() for one in (f"--{name}", package)]
         elif name == "config-settings":
