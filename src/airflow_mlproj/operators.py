@@ -261,6 +261,7 @@ class MLProjectOperator(BaseOperator):
         """Submit the run, or find the one that is at it, and see it through."""
         from airflow_mlproj.hooks import tracking_variables
         from airflow_mlproj.outcome import airflow_words, underway
+        from airflow_mlproj.placement import is_found_from_elsewhere
         from airflow_mlproj.request import request_of, settings_of
         from airflow_mlproj.step import Step
 
@@ -277,9 +278,9 @@ class MLProjectOperator(BaseOperator):
                 if not self.wait_for_completion:
                     return underway(run)
                 defers = vigil.placement is not None and vigil.placement.defers
-                until = time.monotonic() + DEFER_AFTER if defers else None
-                if not vigil.keep(run, self.log.info, until):
-                    self._leave(context, run, vigil.cursor, deadline)
+                while not vigil.keep(run, self.log.info, time.monotonic() + DEFER_AFTER if defers else None):
+                    if is_found_from_elsewhere(run):
+                        self._leave(context, run, vigil.cursor, deadline)
                 return self._conclude(context, run, vigil)
 
     def execute_complete(

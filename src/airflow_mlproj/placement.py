@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mlproj_core.errors import UserError
+from mlproj_core.status import Phase
 
-__all__ = ["Placement", "engine_is_remote", "place"]
+if TYPE_CHECKING:
+    from mlproj_core.runs import SubmittedRun
+
+__all__ = ["Placement", "engine_is_remote", "is_found_from_elsewhere", "place"]
 
 
 @dataclass(frozen=True)
@@ -91,3 +96,13 @@ def engine_is_remote(environ: Mapping[str, str]) -> bool:
         return not is_local(engine_host(environ))
     except UserError:  # Docker's configuration names none; a project that needs one will be told
         return False
+
+
+def is_found_from_elsewhere(run: SubmittedRun) -> bool:
+    """Whether a run that is to be found from other hosts can be by now.
+
+    Until its container is at work, whoever fetches the image is on the worker's host, and may end with the task's.
+    """
+    from airflow_mlproj.settings import runs_on_one_host
+
+    return "container" not in run.handle.ref or runs_on_one_host() or run.phase in (Phase.RUNNING, Phase.ENDED)

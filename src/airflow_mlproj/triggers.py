@@ -39,13 +39,13 @@ def cursor_note(handle: RunHandle, cursor: int) -> dict[str, Any]:
 class MLProjectRunTrigger(BaseTrigger):
     """Fires when a run is over; meanwhile its output goes to the task's log.
 
-    The event's payload: `cursor` (how far the log is, in bytes) and `timed_out` (whether the run was ended here,
+    The event's payload: `cursor` (how far the log is) and `timed_out` (whether the run was ended here,
     because the task's time was over). Whether and how the run ended is for the task to ask: what a trigger says could
     be old when it is heard.
 
     Args:
         handle: the run's.
-        cursor: where the log stands, in bytes.
+        cursor: where the log stands: a cursor of the run's output.
         deadline: when to end the run, in seconds since the epoch; None for no limit.
         poll_interval: seconds between looks at a run of which no news comes by itself.
         cancel_on_kill: whether the run is ended when the task is marked, cleared or timed out.

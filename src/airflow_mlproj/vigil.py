@@ -130,7 +130,7 @@ class Vigil:
             ) from None
         finally:
             saved.note()
-            self.cursor = saved.cursor
+            self.cursor = self._begin = saved.cursor
 
     def _note(self, run: SubmittedRun, cursor: int) -> None:
         try:
