@@ -32,8 +32,8 @@ AUTH = "MLPROJ_DOCKER_AUTH"
 RESULT = "/mlflow/mlproj/result.json"
 """MLPROJ_RESULT in a container."""
 
-PREPARED = "inside.json"
-"""File in a run directory with what tracking needs in the container, but for variables."""
+PREPARED = "container-body.json"
+"""File in a run directory with what is known of the container before its image is, but for variables."""
 
 MADE = "container-made"
 """Name of the file in a run directory that says that there is a container, or is about to be."""

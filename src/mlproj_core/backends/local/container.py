@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mlproj_core.backends.local.contained import AUTH, CLIENT, MADE, PREPARED, REMOVED, RESULT, SECRET, VISIBLE
+from mlproj_core.backends.local.container_request import asked_body
 from mlproj_core.backends.local.directory import RunDirectory
-from mlproj_core.claim import Record
+from mlproj_core.claim import Claim, Record
 from mlproj_core.containers.engine import engine_host, is_local
 from mlproj_core.containers.inside import inside
 from mlproj_core.errors import ContactLost, MlprojError, UserError
@@ -125,9 +126,8 @@ def supply(
     directory.write(
         PREPARED,
         {
-            "mounts": list(needs.mounts),
+            "create": asked_body(Claim.from_dict(claim), record, needs),
             "files": [list(pair) for pair in needs.files],
-            "host_network": needs.host_network,
             "remarks": list(needs.remarks),
         },
     )
