@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
+from importlib.metadata import files, version
 
 import pytest
-from docker_world import PYTHON, SHELL
+from docker_world import PYTHON, SHELL, docker_program
 from package_world import PackageIndex, wheel
 
 VERSION = ".".join(map(str, sys.version_info[:3]))
+PASSWORD = "geheim-und-lang"
 CODE = "import alpha, beta\nprint('alpha', alpha.version, 'beta', beta.version)\n"
 
 
@@ -20,11 +23,13 @@ def packages(tmp_path_factory):
     wheel(directory, "alpha", "1.0")
     wheel(directory, "alpha", "2.0")
     wheel(directory, "beta", "3.0", requires=["alpha"])
+    uv_wheel(directory)
     return directory
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def index(packages):
+    """One index for all, so that what a test has built another finds in the engine's cache."""
     index = PackageIndex(packages)
     yield index
     index.close()
@@ -32,9 +37,23 @@ def index(packages):
 
 @pytest.fixture
 def closed_index(packages):
-    index = PackageIndex(packages, "me", "geheim-und-lang")
+    index = PackageIndex(packages, "me", PASSWORD)
     yield index
     index.close()
+
+
+def uv_wheel(directory):
+    """The uv that mlproj brings along, as the wheel that it was installed from."""
+    name = f"uv-{version('uv')}"
+    with zipfile.ZipFile(directory / f"{name}-py3-none-any.whl", "w") as archive:
+        for file in files("uv"):
+            path = file.locate()
+            if file.parts[0] in ("uv", f"{name}.dist-info") and file.name != "WHEEL" and "__pycache__" not in str(file):
+                archive.write(path, str(file))
+            elif file.name == "uv":
+                archive.write(path, f"{name}.data/scripts/uv")
+        tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr(f"{name}.dist-info/WHEEL", tag)
 
 
 @pytest.fixture
@@ -105,9 +124,11 @@ class TestABakedImage:
         ]  # fmt: skip
 
     def test_installs_in_mlflows_order(self, environ, project, index):
+        (project / "requirements.txt").write_text("beta==3.0 # in another file than elsewhere here")
+        before = len(index.asked)
         bake(environ, project, "-t", "ordered")
-        files = [path for path in index.asked if path.startswith("/files/")]
-        assert files == ["/files/alpha-1.0-py3-none-any.whl", "/files/beta-3.0-py3-none-any.whl"]
+        fetched = [path for path in index.asked[before:] if path.startswith("/files/")]
+        assert fetched == ["/files/alpha-1.0-py3-none-any.whl", "/files/beta-3.0-py3-none-any.whl"]
 
     def test_makes_no_environment_anew_for_a_change_of_code(self, engine, environ, project, index):
         first = bake(environ, project, "-t", "layers").stdout.strip()
@@ -161,21 +182,21 @@ class TestABakedImage:
         assert run(engine, image, ["python", "train.py"]) == "alpha 1.0 beta 3.0\n"
         assert "geheim" not in done.stderr
         with engine.client() as client:
-            assert "geheim" not in json.dumps([client.history(image), client.inspect_image(image)])
+            assert PASSWORD not in json.dumps([client.history(image), client.inspect_image(image)])
             saved = b"".join(client.get_image(image))
         assert b"train.py" in saved
-        assert b"geheim" not in saved
+        assert PASSWORD.encode() not in saved
 
     def test_holds_no_token_of_a_requirement(self, engine, environ, tmp_path, closed_index):
         address = f"http://me:${{TOKEN}}@localhost:{closed_index.port}/files/alpha-2.0-py3-none-any.whl"
         directory = write_project(tmp_path / "project", {"dependencies": [f"alpha @ {address}", "beta"]})
         assert "set TOKEN" in bake(environ, directory, status=2).stderr
-        done = bake({**environ, "TOKEN": "geheim-und-lang"}, directory, "-t", "tokens")
+        done = bake({**environ, "TOKEN": PASSWORD}, directory, "-t", "tokens")
         image = done.stdout.strip()
         assert run(engine, image, ["python", "train.py"]) == "alpha 2.0 beta 3.0\n"
         with engine.client() as client:
-            assert "geheim" not in json.dumps(client.history(image)) + done.stderr
-            assert b"geheim" not in b"".join(client.get_image(image))
+            assert PASSWORD not in json.dumps(client.history(image)) + done.stderr
+            assert PASSWORD.encode() not in b"".join(client.get_image(image))
 
     def test_is_refused_a_login_that_is_written_out(self, environ, tmp_path):
         for line in ("--extra-index-url https://me:geheim@index.example", "x @ https://me:geheim@files.example/x.whl"):
@@ -196,6 +217,11 @@ class TestABakedImage:
         write_project(directory, {"dependencies": ["-r r.txt"]}, {"r.txt": "alpha", ".dockerignore": "*.txt"})
         assert "leaves out of the build" in bake(environ, directory, status=2).stderr
 
+    def test_is_told_of_an_index_on_this_host(self, environ, project):
+        environ = {**environ, "PIP_EXTRA_INDEX_URL": "file:///srv/wheels"}
+        done = bake(environ, project, "-t", "local")
+        assert "warning: pip's extra-index-url (the variable PIP_EXTRA_INDEX_URL) names a place on this" in done.stderr
+
     def test_says_what_pip_said_when_it_fails(self, environ, tmp_path):
         directory = write_project(tmp_path / "project", {"dependencies": ["nobody-has-this"]})
         done = bake(environ, directory, status=1)
@@ -207,7 +233,18 @@ class TestAWrittenDockerfile:
         return mlproj(environ, "build-image", project, "--dockerfile", file, "--base-image", PYTHON, *options)
 
     def docker_build(self, environ, project, file, *options):
-        command = ["docker", "build", "-f", str(file), "-t", "written", "--network", "host", *options, str(project)]
+        command = [
+            docker_program(),
+            "build",
+            "-f",
+            str(file),
+            "-t",
+            "written",
+            "--network",
+            "host",
+            *options,
+            str(project),
+        ]
         subprocess.run(command, env={**environ, "DOCKER_BUILDKIT": "0"}, check=True, capture_output=True)
         return "written"
 
@@ -217,10 +254,8 @@ class TestAWrittenDockerfile:
             environ, project, tmp_path / "Dockerfile", "--build-arg", f"PIP_INDEX_URL={index.url()}"
         )
         baked = bake(environ, project, "-t", "compared").stdout.strip()
-        for command in (["python", "train.py"], ["find", ".", "/opt/mlproj/env", "!", "-name", "*.pyc"], ["env"]):
-            shell = ["sh", "-c", f"{' '.join(command)} | sort | grep -v HOSTNAME"]
-            if command[0] == "find":
-                shell = ["sh", "-c", "find . /opt/mlproj/env | grep -v pyc | sort"]
+        for command in ("python train.py", "find . /opt/mlproj/env | grep -v pyc | sort", "env | grep -v HOSTNAME"):
+            shell = ["sh", "-c", command]
             assert run(engine, image, shell) == run(engine, baked, shell)
 
     def test_needs_no_engine(self, environ, project):
@@ -248,10 +283,22 @@ class TestAWrittenDockerfile:
 
 
 class TestAnEnvironmentOfUv:
-    def test_is_in_the_dockerfile(self, environ, project):
-        text = mlproj(environ, "build-image", project, "--dockerfile", "-", "--env-manager", "uv").stdout
-        assert "/opt/mlproj/uv/bin/uv venv --python python3 /opt/mlproj/env" in text
-        assert "/opt/mlproj/uv/bin/uv pip install" in text
+    def test_is_made_by_the_uv_that_pip_fetches(self, engine, environ, project):
+        image = bake(environ, project, "--env-manager", "uv").stdout.strip()
+        assert run(engine, image, ["python", "train.py"]) == "alpha 1.0 beta 3.0\n"
+        assert run(engine, image, ["ls", "/opt/mlproj"]) == "env\n"
+
+    def test_is_what_a_lock_file_says(self, engine, environ, tmp_path, index):
+        directory = tmp_path / "project"
+        directory.mkdir()
+        (directory / "MLproject").write_text("name: locked\npython_env: pyproject.toml\n")
+        (directory / "train.py").write_text(CODE)
+        about = '[project]\nname = "locked"\nversion = "1"\nrequires-python = ">=3.10"\n'
+        (directory / "pyproject.toml").write_text(f'{about}dependencies = ["alpha<2", "beta"]\n')
+        lock = [f"{sys.prefix}/bin/uv", "lock", "--default-index", index.url(), "--no-cache", "--no-config"]
+        subprocess.run(lock, cwd=directory, env=environ, check=True, capture_output=True)
+        image = bake(environ, directory).stdout.strip()
+        assert run(engine, image, ["python", "train.py"]) == "alpha 1.0 beta 3.0\n"
 
 
 class TestACondaEnvironment:
@@ -280,14 +327,21 @@ class TestACondaEnvironment:
         (tmp_path / "base/micromamba").write_text(stand_in)
         (tmp_path / "base/micromamba").chmod(0o755)
         (tmp_path / "base/Dockerfile").write_text(f"FROM {PYTHON}\nCOPY micromamba /usr/local/bin/\n")
-        build = ["docker", "build", "-t", "mlproj-test/micromamba", str(tmp_path / "base")]
+        build = [docker_program(), "build", "-t", "mlproj-test/micromamba", str(tmp_path / "base")]
         subprocess.run(build, env={**environ, "DOCKER_BUILDKIT": "0"}, check=True, capture_output=True)
         files = {"requirements.txt": "beta"}
         directory = write_project(tmp_path / "project", self.ENVIRONMENT, files, kind="conda_env")
         options = ["--base-image", "mlproj-test/micromamba", "--network", "host"]
         image = mlproj(environ, "build-image", directory, *options).stdout.strip()
         assert run(engine, image, ["python", "train.py"]) == "alpha 2.0 beta 3.0\n"
-        assert run(engine, image, ["printenv", "THREADS"]) == "2\n"
+        assert run(engine, image, ["sh", "-c", "echo $THREADS"]) == "2\n"
+
+    def test_is_refused_a_token_in_a_channel(self, environ, tmp_path):
+        environment = {"channels": ["https://conda.example/t/geheim/main"], "dependencies": ["python=3.11"]}
+        directory = write_project(tmp_path / "project", environment, kind="conda_env")
+        done = mlproj(environ, "build-image", directory, "--dockerfile", "-", status=2)
+        assert "token in the address of a channel" in done.stderr
+        assert "geheim" not in done.stderr
 
     def test_can_be_left_to_pip(self, environ, tmp_path):
         directory = write_project(tmp_path / "project", self.ENVIRONMENT, {"requirements.txt": ""}, kind="conda_env")

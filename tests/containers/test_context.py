@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from docker_world import SHELL
+from docker_world import SHELL, docker_program
 
 from mlproj_core.containers.code import write_code_archive
 from mlproj_core.containers.context import content_digest, context_entries
@@ -68,7 +68,7 @@ class TestDockerignore:
         project = write(tmp_path / "project", self.FILES)
         file = tmp_path / "Dockerfile"
         file.write_text(f"FROM {SHELL}\nCOPY . /context\n")
-        build = ["docker", "build", "-q", "-f", str(file), "-t", "mlproj-test/context", str(project)]
+        build = [docker_program(), "build", "-q", "-f", str(file), "-t", "mlproj-test/context", str(project)]
         subprocess.run(build, env={**os.environ, "DOCKER_BUILDKIT": "0"}, check=True, capture_output=True)
         with engine.client() as client:
             container = client.create_container("mlproj-test/context", ["sh", "-c", "cd context; find . -mindepth 1"])

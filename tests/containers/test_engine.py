@@ -5,6 +5,7 @@ import gc
 import hashlib
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -13,6 +14,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from docker_world import docker_program
+from missing import missing
 
 from mlproj_core.containers.engine import DEFAULT_HOST, connect, engine_host, in_contact, is_local
 from mlproj_core.errors import ContactLost, UserError
@@ -77,7 +80,7 @@ class TestAnEnginesHost:
     def test_is_the_one_that_docker_itself_would_take(self, tmp_path):
         environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
         for arguments in (["create", "other", "--docker", "host=tcp://there:2375"], ["use", "other"]):
-            subprocess.run(["docker", "context", *arguments], env=environ, check=True, capture_output=True)
+            subprocess.run([docker_program(), "context", *arguments], env=environ, check=True, capture_output=True)
         assert engine_host(environ) == "tcp://there:2375"
 
     def test_is_an_error_where_the_context_does_not_exist(self, tmp_path):
@@ -195,6 +198,8 @@ class TestAConnectionByTls:
     @staticmethod
     def certificates(tmp_path_factory):
         """An authority, and a certificate of its own for 127.0.0.1 that server and client share."""
+        if shutil.which("openssl") is None:
+            missing("openssl is not installed")
         directory = tmp_path_factory.mktemp("tls")
         for command in (
             "req -x509 -newkey rsa:2048 -nodes -keyout ca-key.pem -out ca.pem -days 2 -subj /CN=tests",

@@ -21,6 +21,7 @@ from pathlib import Path
 import docker
 from missing import missing
 from mlflow_world import free_port
+from uv import find_uv_bin
 
 BARE, SHELL, PYTHON = "mlproj-test/bare:1", "mlproj-test/shell:1", "mlproj-test/python:1"
 """Images that an engine of the tests has: a program without a shell, busybox with bash, and a Python beside them."""
@@ -135,6 +136,11 @@ def standard_engine(directory):
     engine.add_image(SHELL, shell_rootfs(), [path, 'CMD ["sh"]'])
     engine.add_image(PYTHON, python_rootfs(), [path, 'CMD ["python3"]'])
     return engine
+
+
+def docker_program():
+    """The path of Docker's own command line, which tests compare with."""
+    return shutil.which("docker") or missing("docker is not installed: run scripts/system-packages.sh as root")
 
 
 class Registry:
@@ -280,6 +286,7 @@ def python_rootfs():
     rootfs.program(f"usr/local/bin/{version}", Path(sys.executable).resolve())
     for name in ("python3", "python"):
         rootfs.link(f"usr/local/bin/{name}", version)
+    rootfs.libraries(find_uv_bin())  # libgcc_s, which any image has that a Python's wheels run in
     library = Path(sysconfig.get_path("stdlib"))
     for path in sorted(library.rglob("*")):
         relative = path.relative_to(library)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -28,6 +27,7 @@ HEADER = """\
 #
 # A builder leaves out what PROJECT_DIRECTORY/.dockerignore names, and looks at no .gitignore: name .git there, data and
 # results, and this file.
+
 """
 
 
@@ -93,7 +93,7 @@ def build_image(
             remark(f"warning: {warning}")
         if dockerfile is not None:
             written, _ = _dockerfile(project, entry_point, env_manager, base_image, ".", None)
-            _write(written, dockerfile, project.name or Path(uri).name)
+            _write(written, dockerfile, project)
             return
         _build(project, checkout, entry_point, env_manager, base_image, repository, push, platform, network)
 
@@ -127,8 +127,11 @@ def _dockerfile(
     return made, manager
 
 
-def _write(dockerfile: Dockerfile, file: str, what: str) -> None:
+def _write(dockerfile: Dockerfile, file: str, project: Project) -> None:
+    from pathlib import Path
+
     arguments = "".join(f" --build-arg {name}" for name in dockerfile.variables)
+    what = project.name or project.directory.name
     text = HEADER.format(what=what, file="FILE" if file == "-" else file, arguments=arguments) + dockerfile.text
     if file == "-":
         sys.stdout.write(text)
@@ -164,7 +167,7 @@ def _build(
             f"The project's requirements have {', '.join(f'${{{name}}}' for name in absent)}, and there is no such "
             f"variable: set {' and '.join(absent)}."
         )
-    arguments = index_arguments(os.environ, manager)
+    arguments = index_arguments(os.environ, manager, remark)
     secrets = [*credentials_in(arguments.values()), *(os.environ[name] for name in dockerfile.variables)]
     arguments |= {name: os.environ[name] for name in dockerfile.variables}
     host = engine_host(os.environ)

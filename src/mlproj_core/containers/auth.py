@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from mlproj_core.containers.sdk import require_docker
 from mlproj_core.errors import ImageError, UserError
 from mlproj_core.status import Reason, ReasonCode
 
@@ -90,6 +91,7 @@ def registry_of(image: str) -> str:
     Raises:
         UserError: it is no image's name.
     """
+    require_docker()
     from docker.auth import resolve_repository_name
     from docker.errors import InvalidRepository
 

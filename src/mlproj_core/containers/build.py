@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlproj_core.containers.container import CODE
 from mlproj_core.containers.context import MTIME, Entry, add_entries, content_digest, context_entries
+from mlproj_core.containers.sdk import require_docker
 from mlproj_core.containers.trouble import image_error
 from mlproj_core.errors import ImageError, UserError
 from mlproj_core.status import Reason, ReasonCode
@@ -190,6 +191,7 @@ def checked_repository(name: str) -> str:
     Raises:
         UserError: it has one, or is no name.
     """
+    require_docker()
     from docker.utils import match_tag, parse_repository_tag
 
     if parse_repository_tag(name)[1] is not None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from mlproj_core.containers.sdk import require_docker
 from mlproj_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -158,13 +159,9 @@ def _docker_rules(directory: Path) -> PatternMatcher | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read: {error}.") from error
-    try:
-        from docker.utils.build import PatternMatcher
-    except ImportError as error:
-        raise UserError(
-            f"Docker's SDK for Python, which knows the rules of {file}, cannot be imported ({error}): "
-            "pip install 'mlproj[docker]'"
-        ) from error
+    require_docker()
+    from docker.utils.build import PatternMatcher
+
     lines = (line.strip() for line in text.splitlines())
     return PatternMatcher([line for line in lines if line and not line.startswith("#")])
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mlproj_core.containers.sdk import require_docker
 from mlproj_core.errors import ContactLost, UserError
 
 if TYPE_CHECKING:
@@ -78,13 +79,9 @@ def connect(host: str | None = None, environ: Mapping[str, str] | None = None) -
     """
     environ = os.environ if environ is None else environ
     host = host or engine_host(environ)
-    try:
-        from docker.errors import DockerException
-    except ImportError as error:
-        raise UserError(
-            f"Docker's SDK for Python is needed to run projects in containers, and cannot be imported ({error}): "
-            "pip install 'mlproj[docker]'"
-        ) from error
+    require_docker()
+    from docker.errors import DockerException
+
     try:
         with in_contact(host):
             _knock(host)
