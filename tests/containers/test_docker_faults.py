@@ -28,7 +28,11 @@ def client_of(world, handle):
     ]
 
 
-WAITS = "echo begun; touch /seen/up; while [ ! -e /seen/go ]; do sleep 0.05; done; echo '{\"done\": true}' > $MLPROJ_RESULT; echo over"
+WAITS = """
+echo begun; touch /seen/up
+while [ ! -e /seen/go ]; do sleep 0.05; done
+echo '{"done": true}' > $MLPROJ_RESULT; echo over
+"""
 
 
 def at_work(world, **more):
@@ -193,7 +197,7 @@ def test_nothing_of_the_sdk_is_in_the_supervisor(world):
 
 
 def test_a_removed_state_directory_takes_over_a_container_of_the_same_key(world, monkeypatch):
-    """As on another host that shares the engine: the name is taken, and the second follows the first one's container."""
+    """As on another host that has the engine too: the name is taken, and the second follows the first's container."""
     first = at_work(world)
     monkeypatch.setenv("MLPROJ_STATE_DIR", str(world.directory / "elsewhere"))
     second = mlproj_core.submit(**world.arguments(key="k"))

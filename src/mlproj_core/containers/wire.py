@@ -372,7 +372,8 @@ class _SdkWire:
 
     def put(self, container: str, path: str, archive: bytes | BinaryIO | Iterable[bytes]) -> None:
         with self._told():
-            self._client.put_archive(container, path, archive)
+            whole = isinstance(archive, bytes) or hasattr(archive, "read")
+            self._client.put_archive(container, path, archive if whole else iter(archive))
 
     def get(self, container: str, path: str, limit: int) -> bytes:
         with self._told():
