@@ -107,6 +107,16 @@ class TestTheContainersClient:
         assert (run.get_status(), run.reason.code, run.reason.retryable) == ("FAILED", "lost", True)
         assert world.survivors() == []
 
+    def test_is_killed_after_the_container_has_ended_and_its_exit_code_counts(self, world):
+        run = at_work(world)
+        client = client_of(world, run.handle)
+        os.kill(client, signal.SIGSTOP)
+        go(world)
+        until(lambda: world.inspect(run.handle)["State"]["Status"] == "exited")
+        os.kill(client, signal.SIGKILL)
+        assert run.wait(), run.failure()
+        assert run.result().result == {"done": True}
+
     def test_hangs_and_a_cancel_ends_the_container_all_the_same(self, world):
         run = at_work(world, backend_config={"grace": 0.2})
         os.kill(client_of(world, run.handle), signal.SIGSTOP)

@@ -70,6 +70,7 @@ class TestAServerOnLoopback:
         assert world.inspect(run.handle)["HostConfig"]["NetworkMode"] == "host"
         recorded = tags(mlflow_server, run.run_id)
         assert recorded["mlflow.project.env"] == "docker"
+        assert recorded["mlflow.docker.image.uri"] == PYTHON
         assert json.loads(recorded["mlproj.outcome"])["status"] == "FINISHED"
 
     def test_is_told_who_asks(self, world, closed_server, monkeypatch):

@@ -350,6 +350,19 @@ def _refusal(answer: _Answer) -> EngineRefusal:
     return EngineRefusal(answer.status, text)
 
 
+class _Attached:
+    """What the SDK gives for an attached container, as a socket: it wraps one, and sockets of its kinds differ."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._socket = stream, getattr(stream, "_sock", stream)
+        self._socket.settimeout(None)
+        self.recv, self.sendall, self.shutdown = self._socket.recv, self._socket.sendall, self._socket.shutdown
+
+    def close(self) -> None:
+        self._stream.close()
+        self._socket.close()
+
+
 class _SdkWire:
     """Any engine, through the docker SDK; see `Wire`."""
 
@@ -385,10 +398,7 @@ class _SdkWire:
     def attach(self, container: str, *, stdin: bool) -> Any:
         with self._told():
             streams = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
-            attached = self._client.attach_socket(container, params=streams)
-            attached = getattr(attached, "_sock", attached)
-            attached.settimeout(None)
-            return attached
+            return _Attached(self._client.attach_socket(container, params=streams))
 
     def start(self, container: str) -> None:
         with self._told():
