@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,8 @@ echo '{"done": true}' > $MLPROJ_RESULT; echo over
 """
 
 
-def at_work(world, **more):
-    world.project_runs(WAITS)
+def at_work(world, last="", **more):
+    world.project_runs(WAITS + last)
     run = world.submit(key="k", **more)
     until((world.directory / "seen" / "up").exists)
     return run
@@ -186,6 +187,18 @@ class TestTheEngine:
         assert run.wait(), run.failure()
         assert "".join(run.logs()).count("over\n") == 1
         assert run.result().result == {"done": True}
+
+    def test_dies_and_comes_back_and_the_project_fails_by_itself_later(self, world):
+        world = world("--live-restore")
+        run = at_work(world, "exit 3")
+        world.engine.kill()
+        until(lambda: "The run waits for it" in "".join(run.logs()))
+        world.engine.start()
+        until(lambda: "is back" in "".join(run.logs()))
+        time.sleep(3)  # it is followed again
+        go(world)
+        run.wait()
+        assert (run.reason.code, run.reason.exit_code) == ("project_code", 3)
 
     def test_is_away_when_the_run_is_cancelled(self, world):
         world = world()

@@ -201,16 +201,20 @@ class _LocalWire:
 
     def attach(self, container: str, *, stdin: bool) -> Any:
         target = f"/containers/{quote(container)}/attach?stdin={int(stdin)}&stdout=1&stderr=1&stream=1"
-        connection = self._connection()
+        head = _head("POST", target, {"Connection": "Upgrade", "Upgrade": "tcp", "Content-Length": "0"})
+        connection = None
         try:
-            connection.sendall(
-                _head("POST", target, {"Connection": "Upgrade", "Upgrade": "tcp", "Content-Length": "0"})
-            )
+            connection = self._connection()
+            connection.sendall(head)
             answer = _Answer(connection)
             if answer.status not in (101, 200):
                 raise _refusal(answer)
-        except OSError as error:
-            raise self._lost(error) from error
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, OSError):
+                raise self._lost(error) from error
+            raise
         connection.settimeout(None)  # it may print nothing for days
         return connection
 

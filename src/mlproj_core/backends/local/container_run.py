@@ -163,12 +163,18 @@ class ContainerRun:
 
     def _joined(self, body: Body) -> dict[str, Any]:
         """Of a container with this name: this run's, or one that another host has made for the same attempt."""
-        try:
-            seen = self.wire.container(self.name)
-        except EngineRefusal:  # removed this moment
-            return self._made(body)
-        state, label = seen["State"]["Status"], (seen["Config"]["Labels"] or {}).get("mlproj.claim", "{}")
-        own = json.loads(label).get("created_at") == self.claim.created_at
+        while True:
+            try:
+                seen = self.wire.container(self.name)
+            except EngineRefusal:  # removed this moment
+                return self._made(body)
+            state, label = seen["State"]["Status"], (seen["Config"]["Labels"] or {}).get("mlproj.claim", "{}")
+            own = json.loads(label).get("created_at") == self.claim.created_at
+            if own or state != "created":
+                break
+            if self.stopping:
+                raise self._cancelled()
+            self._rest(time.monotonic() + FIRST_PAUSE)  # the other host is about to start it
         over = state in ("exited", "dead")
         if not own and over and seen["State"]["ExitCode"] != 0:
             self.say(f"a container {self.name} of an earlier claim has failed, and makes room for this one")
@@ -201,11 +207,15 @@ class ContainerRun:
                     bring_result(self.wire, container, self.directory.path / "result.json")
                     return found(seen, engine_was_away=self.engine_was_away)
             except EngineRefusal as refusal:
-                return lost(REMOVED_BY_SOMEBODY if refusal.is_missing else f"the Docker engine failed: {refusal.said}")
+                if refusal.is_missing:
+                    return lost(REMOVED_BY_SOMEBODY)
+                self._await_engine(ContactLost(f"The Docker engine fails: {refusal.said}."))
+                continue
             except ContactLost as error:
                 self._await_engine(error)
                 continue
             # The connection was cut, or the project has closed its output: the engine's own log goes on from there.
+            self.engine_was_away = False
             copying = Copying(logged(self.wire, container, copying.copied), self.bell_end, copying.copied)
             self._rest(time.monotonic() + FIRST_PAUSE)
 
