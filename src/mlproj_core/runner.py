@@ -36,6 +36,9 @@ ELSEWHERE = "/tmp/mlproj-data"  # noqa: S108 - of a pod's own
 DIGEST_TAG = "mlproj.source.sha256"
 """The tag with the digest of the archive that a project came in."""
 
+IMAGE_TAG = "mlflow.docker.image.uri"
+"""`MLFLOW_DOCKER_IMAGE_URI` of `mlflow/utils/mlflow_tags.py`."""
+
 
 def run(
     uri: str | os.PathLike[str],
@@ -290,6 +293,8 @@ def _launch(
         env_manager=manager,
         parent_run_id=parent,
     )
+    if container is not None and not container.build:
+        system[IMAGE_TAG] = container.image
     if checkout.digest is not None:
         system[DIGEST_TAG] = checkout.digest
     # For whoever comes later with reuse_finished. Whether what is run in place is clean only git knows, and to ask it

@@ -9,14 +9,17 @@ from dataclasses import replace
 
 import pytest
 from mlflow_world import MlflowServer
-from protocol_suite import until
+from protocol_suite import ASKER, until
 
 import mlproj_core
-from mlproj_core import protocol
 from mlproj_core.backends.local.backend import LocalBackend
 from mlproj_core.backends.local.container_attempt import ContainerAttempt
 
-WAITS = "echo begun; touch /seen/up; while [ ! -e /seen/go ]; do sleep 0.05; done; echo '{\"a\": 1}' > $MLPROJ_RESULT; echo over"
+WAITS = """
+echo begun; touch /seen/up
+while [ ! -e /seen/go ]; do sleep 0.05; done
+echo '{"a": 1}' > $MLPROJ_RESULT; echo over
+"""
 
 
 @pytest.fixture
@@ -118,9 +121,9 @@ class TestARetryOnAnotherHost:
     def elsewhere(self, world, **arguments):
         order = {"call": "submit", "arguments": world.arguments(**arguments)}
         script = 'hostname another-host && exec "$0" "$@"'
-        asker = str(os.path.join(os.path.dirname(protocol.__file__), "..", "..", "tests", "support", "asker.py"))
+        other_host = ["unshare", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-c", script]
         done = subprocess.run(
-            ["unshare", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-c", script, sys.executable, asker, json.dumps(order)],
+            [*other_host, sys.executable, str(ASKER), json.dumps(order)],
             env={**os.environ, "MLPROJ_STATE_DIR": str(world.directory / "another-state")},
             capture_output=True, text=True, timeout=120, check=True,
         )  # fmt: skip

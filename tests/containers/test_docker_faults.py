@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,15 @@ def client_of(world, handle):
     ]
 
 
-WAITS = "echo begun; touch /seen/up; while [ ! -e /seen/go ]; do sleep 0.05; done; echo '{\"done\": true}' > $MLPROJ_RESULT; echo over"
+WAITS = """
+echo begun; touch /seen/up
+while [ ! -e /seen/go ]; do sleep 0.05; done
+echo '{"done": true}' > $MLPROJ_RESULT; echo over
+"""
 
 
-def at_work(world, **more):
-    world.project_runs(WAITS)
+def at_work(world, last="", **more):
+    world.project_runs(WAITS + last)
     run = world.submit(key="k", **more)
     until((world.directory / "seen" / "up").exists)
     return run
@@ -102,6 +107,16 @@ class TestTheContainersClient:
         run.wait()
         assert (run.get_status(), run.reason.code, run.reason.retryable) == ("FAILED", "lost", True)
         assert world.survivors() == []
+
+    def test_is_killed_after_the_container_has_ended_and_its_exit_code_counts(self, world):
+        run = at_work(world)
+        client = client_of(world, run.handle)
+        os.kill(client, signal.SIGSTOP)
+        go(world)
+        until(lambda: world.inspect(run.handle)["State"]["Status"] == "exited")
+        os.kill(client, signal.SIGKILL)
+        assert run.wait(), run.failure()
+        assert run.result().result == {"done": True}
 
     def test_hangs_and_a_cancel_ends_the_container_all_the_same(self, world):
         run = at_work(world, backend_config={"grace": 0.2})
@@ -173,6 +188,18 @@ class TestTheEngine:
         assert "".join(run.logs()).count("over\n") == 1
         assert run.result().result == {"done": True}
 
+    def test_dies_and_comes_back_and_the_project_fails_by_itself_later(self, world):
+        world = world("--live-restore")
+        run = at_work(world, "exit 3")
+        world.engine.kill()
+        until(lambda: "The run waits for it" in "".join(run.logs()))
+        world.engine.start()
+        until(lambda: "is back" in "".join(run.logs()))
+        time.sleep(3)  # it is followed again
+        go(world)
+        run.wait()
+        assert (run.reason.code, run.reason.exit_code) == ("project_code", 3)
+
     def test_is_away_when_the_run_is_cancelled(self, world):
         world = world()
         run = at_work(world, backend_config={"grace": 0.2})
@@ -193,7 +220,7 @@ def test_nothing_of_the_sdk_is_in_the_supervisor(world):
 
 
 def test_a_removed_state_directory_takes_over_a_container_of_the_same_key(world, monkeypatch):
-    """As on another host that shares the engine: the name is taken, and the second follows the first one's container."""
+    """As on another host that has the engine too: the name is taken, and the second follows the first's container."""
     first = at_work(world)
     monkeypatch.setenv("MLPROJ_STATE_DIR", str(world.directory / "elsewhere"))
     second = mlproj_core.submit(**world.arguments(key="k"))

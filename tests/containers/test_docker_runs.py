@@ -2,6 +2,8 @@
 
 import json
 import stat
+import subprocess
+import sys
 
 import pytest
 from docker_world import BARE, PYTHON, SHELL
@@ -251,3 +253,13 @@ def test_nothing_is_claimed_where_nobody_listens(world, monkeypatch):
     with pytest.raises(mlproj_core.UserError, match="no such socket"):
         world.submit(key="k")
     assert LocalBackend().find("k") is None
+
+
+def test_whoever_asks_loads_no_sdk(world):
+    code = (
+        "import json, sys, mlproj_core; run = mlproj_core.submit(**json.loads(sys.argv[1])); run.wait(); "
+        "print(run.get_status(), sorted({'docker', 'requests'} & set(sys.modules)))"
+    )
+    arguments = json.dumps(world.arguments())
+    done = subprocess.run([sys.executable, "-c", code, arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "FINISHED []"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from docker_world import PYTHON, SHELL
 from mlflow_world import MlflowServer
+from protocol_suite import until
 
 import mlproj_core
 from mlproj_core.containers.inside import inside
@@ -24,10 +25,25 @@ def call(path, value):
     request.add_header("Content-Type", "application/json")
     urllib.request.urlopen(request, json.dumps(value).encode()).read()
 
+while not os.path.exists("/seen/go"):
+    time.sleep(0.05)
 call("runs/log-metric", {"run_id": os.environ["MLFLOW_RUN_ID"], "key": "loss", "value": 0.25,
                          "timestamp": int(time.time() * 1000), "step": 0})
 print("experiment", os.environ["MLFLOW_EXPERIMENT_ID"])
 """
+
+
+def inspected(world, run):
+    """What the engine shows of a run's container while it waits, which then goes on."""
+    until(lambda: world.containers(running=True) or run.get_status() != "RUNNING")
+    assert run.get_status() == "RUNNING", run.failure()
+    seen = world.inspect(run.handle)
+    go_on(world)
+    return seen
+
+
+def go_on(world):
+    (world.directory / "seen" / "go").touch()
 
 
 @pytest.fixture
@@ -64,12 +80,13 @@ class TestAServerOnLoopback:
     def test_is_reached_from_the_container(self, world, mlflow_server, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
         run = world.submit(run_name="in a container")
+        assert inspected(world, run)["HostConfig"]["NetworkMode"] == "host"
         assert run.wait(), run.failure()
         assert run.result().metrics == {"loss": 0.25}
         assert "host's network" in "".join(run.logs())
-        assert world.inspect(run.handle)["HostConfig"]["NetworkMode"] == "host"
         recorded = tags(mlflow_server, run.run_id)
         assert recorded["mlflow.project.env"] == "docker"
+        assert recorded["mlflow.docker.image.uri"] == PYTHON
         assert json.loads(recorded["mlproj.outcome"])["status"] == "FINISHED"
 
     def test_is_told_who_asks(self, world, closed_server, monkeypatch):
@@ -77,17 +94,19 @@ class TestAServerOnLoopback:
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "geheim-und-lang")
         run = world.submit()
+        assert "geheim" not in json.dumps(inspected(world, run))
         assert run.wait(), run.failure()
         assert run.result().metrics == {"loss": 0.25}
-        assert "geheim" not in json.dumps(world.inspect(run.handle))
 
     def test_is_told_who_asks_by_its_uri(self, world, closed_server):
         uri = closed_server.replace("//", "//admin:geheim-und-lang@")
+        go_on(world)
         run = mlproj_core.run(**world.arguments(tracking_uri=uri))
         assert run.get_status() == "FINISHED"
 
     def test_is_not_in_a_network_that_the_user_chose(self, world, mlflow_server, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+        go_on(world)
         run = world.submit(docker_args={"network": "none"})
         assert not run.wait()
         assert "'none' does not have" in "".join(run.logs())
@@ -148,10 +167,11 @@ class TestCloudCredentials:
             monkeypatch.setenv("MLFLOW_TRACKING_URI", servers[-1].uri)
             for name, value in variables.items():
                 monkeypatch.setenv(name, value)
-            world.project_is(command, SHELL)
+            world.project_is(f"while [ ! -e /seen/go ]; do sleep 0.05; done; {command}", SHELL)
             run = world.submit()
+            seen = json.dumps(inspected(world, run))
             assert run.wait(), run.failure()
-            return "".join(run.logs()), json.dumps(world.inspect(run.handle))
+            return "".join(run.logs()), seen
 
         yield run
         for server in servers:

@@ -93,7 +93,7 @@ class Inside:
     Attributes:
         variables: that anybody may see.
         secrets: variables that nobody may see.
-        mounts: directories of this host, as for `docker run -v`.
+        mounts: directories of this host, as for `docker run -v`. Not each of them need be there yet.
         files: of this host, and where they go in the container. They may hold secrets.
         host_network: whether the container must be in the host's network, unless the user wants it in another.
         remarks: what people should know of it.
@@ -151,8 +151,8 @@ def inside(
         root = local_root(artifact_uri)
         if root is None:
             found.take(_STORES.get(scheme_of(artifact_uri)))
-        elif local and root.is_absolute():
-            found.mount_artifacts(root)
+        elif local and root.is_absolute() and root != root.parent:
+            found.mount(root)
         else:
             found.remarks.append(f"the artifacts of the run are in {root}, which no container of this engine can see")
     return found.result()
@@ -177,16 +177,8 @@ class _Finding:
                 f"The tracking store is in {directory}, the root of this host, which is not mounted into a container. "
                 "Move it to a directory of its own."
             )
-        directory.mkdir(parents=True, exist_ok=True)  # the engine would make it, as root's
         if not any(directory.is_relative_to(each) for each in self.mounted):
             self.mounted.append(directory)
-
-    def mount_artifacts(self, root: Path) -> None:
-        """Mount a run's artifacts, where they are files of this host."""
-        try:
-            self.mount(root)
-        except OSError as error:
-            self.remarks.append(f"the artifacts of the run are in {root}, which is not there for it: {error.strerror}")
 
     def take(self, store: _Store | None) -> None:
         """Pass on what the clients of a store read from their surroundings."""

@@ -32,8 +32,8 @@ AUTH = "MLPROJ_DOCKER_AUTH"
 RESULT = "/mlflow/mlproj/result.json"
 """MLPROJ_RESULT in a container."""
 
-PREPARED = "inside.json"
-"""File in a run directory with what tracking needs in the container, but for variables."""
+PREPARED = "container-body.json"
+"""File in a run directory with what is known of the container before its image is, but for variables."""
 
 MADE = "container-made"
 """Name of the file in a run directory that says that there is a container, or is about to be."""
@@ -59,10 +59,13 @@ def run(supervisor: Supervisor) -> dict[str, Any]:
     answer = supervisor.errand(ENDED, CLIENT, {"directory": supervisor.directory})
     supervisor.margin = 0.0
     left = supervisor.read_if_there(f"{ENDED}.json")
+    found: dict[str, Any] = {}
     if "exit_code" not in left and os.path.exists(supervisor.path(MADE)):
-        end(supervisor)
+        found = end(supervisor)
     if supervisor.stopping:
         return supervisor.stopped()
+    if found:  # it had ended by itself
+        return outcome(supervisor, found)
     if not left:
         return supervisor.outcome("FAILED", "lost", answer["reason"]["message"], retryable=True)
     return answer if "status" in answer else outcome(supervisor, answer)
@@ -101,15 +104,21 @@ def judged(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def end(supervisor: Supervisor) -> None:
-    """End a container whose client has died, or was killed, before it saw the end."""
+def end(supervisor: Supervisor) -> dict[str, Any]:
+    """End a container whose client has died, or was killed, before it saw the end.
+
+    Returns:
+        What was found of it, if it had ended by itself; else nothing.
+    """
+    import json
     import subprocess
 
     command = [*supervisor.python(CLIENT), "end", supervisor.directory]
     try:
-        status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=2, check=False, timeout=PATIENCE).returncode
-    except subprocess.TimeoutExpired:
-        status = -1
-    if status != 0:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True, timeout=PATIENCE)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         name = supervisor.request["container"]["name"]
         supervisor.say(f"warning: the container {name} could not be ended, and may still run (see supervisor.log)")
+        return {}
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

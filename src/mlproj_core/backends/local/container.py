@@ -7,14 +7,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlproj_core.backends.local.contained import AUTH, CLIENT, MADE, PREPARED, REMOVED, RESULT, SECRET, VISIBLE
+from mlproj_core.backends.local.container_request import asked_body
 from mlproj_core.backends.local.directory import RunDirectory
-from mlproj_core.claim import Record
+from mlproj_core.claim import Claim, Record
 from mlproj_core.containers.engine import engine_host, is_local
-from mlproj_core.containers.inside import inside
+from mlproj_core.containers.inside import Inside, inside
 from mlproj_core.errors import ContactLost, MlprojError, UserError
 from mlproj_core.launch import Launch
 
@@ -122,12 +124,12 @@ def supply(
         desktop="/.docker/desktop/" in engine,
         network=network,
     )
+    needs = _with_places(needs)
     directory.write(
         PREPARED,
         {
-            "mounts": list(needs.mounts),
+            "create": asked_body(Claim.from_dict(claim), record, needs),
             "files": [list(pair) for pair in needs.files],
-            "host_network": needs.host_network,
             "remarks": list(needs.remarks),
         },
     )
@@ -157,6 +159,20 @@ def supply(
     if container.docker_auth is not None:
         variables[AUTH] = json.dumps(dict(container.docker_auth))
     return variables
+
+
+def _with_places(needs: Inside) -> Inside:
+    """The same, with its directories in place: the engine would make those that are missing, as root's."""
+    mounts, remarks = [], list(needs.remarks)
+    for mount in needs.mounts:
+        place = Path(mount.partition(":")[0])
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # it is a path of the tracking server's host, not of this one
+            remarks.append(f"{place} is not mounted into the container, since it cannot be had here: {error.strerror}")
+        else:
+            mounts.append(mount)
+    return replace(needs, mounts=tuple(mounts), remarks=tuple(remarks))
 
 
 def employ(verb: str, directory: RunDirectory) -> dict[str, Any]:

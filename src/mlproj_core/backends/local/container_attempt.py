@@ -6,9 +6,7 @@ it first: that is a mark which is set at once, outlives everybody, and is seen b
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
@@ -16,11 +14,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mlproj_core.backends.backend import Sighting, State
-from mlproj_core.backends.local.contained import RESULT, judged
+from mlproj_core.backends.local.contained import judged
 from mlproj_core.backends.local.container_end import CANCELLED, found
-from mlproj_core.backends.local.container_files import begin_of_output
+from mlproj_core.backends.local.container_files import begin_of_output, read_result
 from mlproj_core.claim import Claim, Record
 from mlproj_core.containers.engine import connect, in_contact
+from mlproj_core.containers.wire import open_wire
 from mlproj_core.errors import ContactLost, ExecutionException, TrackingError, UserError
 from mlproj_core.handle import RunHandle
 from mlproj_core.status import Outcome, Phase, Reason, ReasonCode, RunStatus
@@ -169,7 +168,7 @@ class ContainerAttempt:
             seen = self._find(client)
             if seen is None:
                 return b"", cursor
-            begin = self._begin_of(client, seen)
+            begin = self._begin_of(seen)
             data: bytes = client.logs(seen["Id"])[max(0, cursor - begin) :]
             return data, max(cursor, begin) + len(data)
 
@@ -179,7 +178,7 @@ class ContainerAttempt:
             seen = self._find(client)
             if seen is None:
                 return
-            begin = self._begin_of(client, seen)
+            begin = self._begin_of(seen)
             skip, cursor = max(0, cursor - begin), max(cursor, begin)
             for data in client.logs(seen["Id"], stream=True, follow=True):
                 if skip < len(data):
@@ -200,28 +199,25 @@ class ContainerAttempt:
                 return
             await asyncio.sleep(INTERVAL)
 
-    def _begin_of(self, client: APIClient, seen: dict[str, Any]) -> int:
-        if self._begin is None:
-            begin = begin_of_output(client, seen["Id"])
-            if seen["State"]["Status"] == "created":  # it may be noted down yet
-                return begin
+    def _begin_of(self, seen: dict[str, Any]) -> int:
+        if self._begin is not None:
+            return self._begin
+        with open_wire(self.engine) as wire:
+            begin = begin_of_output(wire, seen["Id"])
+        if seen["State"]["Status"] != "created":  # else it may be noted down yet
             self._begin = begin
-        return self._begin
+        return begin
 
     def read_result(self) -> dict[str, Any] | None:
         """The JSON object that the project left at MLPROJ_RESULT."""
-        from docker.errors import NotFound
-
         with self._client() as client:
-            if (seen := self._find(client)) is None:
-                return None
-            try:
-                chunks, _ = client.get_archive(seen["Id"], RESULT)
-            except NotFound:
-                return None
-            with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
-                file: Any = archive.extractfile(archive.getmembers()[0])
-                data = file.read()
+            seen = self._find(client)
+        if seen is None:
+            return None
+        with open_wire(self.engine) as wire:
+            data = read_result(wire, seen["Id"])
+        if data is None:
+            return None
         try:
             value = json.loads(data)
         except ValueError as error:

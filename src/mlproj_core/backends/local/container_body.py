@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlproj_core.claim import Claim, Record
-from mlproj_core.containers.arguments import DockerArguments
-from mlproj_core.containers.body import merged
-from mlproj_core.containers.command import container_argv
+from mlproj_core.claim import Claim
 from mlproj_core.containers.container import CODE, OWN
-from mlproj_core.containers.mounts import placed_volumes
 
 __all__ = ["Body", "make_body", "secrets_text"]
 
@@ -59,8 +54,7 @@ class Body:
 
 def make_body(
     claim: Claim,
-    record: Record,
-    prepared: Mapping[str, Any],
+    asked: Mapping[str, Any],
     visible: Mapping[str, str],
     secret: Mapping[str, str],
     image: Mapping[str, Any],
@@ -69,49 +63,22 @@ def make_body(
 
     Args:
         claim: the run's, whose request says what to run.
-        record: its MLflow run.
-        prepared: what tracking needs in it.
+        asked: the body as far as it does not depend on the image; see `container_request`.
         visible: variables that anybody may see.
         secret: variables that come by standard input. None are needed for an image without a shell.
-        image: what the engine knows of the image, but for its variables the `Config` of it.
+        image: what the engine knows of the image.
     """
     request = claim.request
-    asked = request["container"]
-    arguments = DockerArguments.from_dict(asked["arguments"])
-    argv = container_argv(request["command"])
-    create: dict[str, Any] = {
-        "Image": image["Id"],
-        "Cmd": list(argv),
-        "Env": [f"{name}={value}" for name, value in visible.items()],
-        "Labels": _labels(claim, record),
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "HostConfig": {"NetworkMode": "host"} if prepared["host_network"] else {},
-    }
-    create = merged(create, placed_volumes(prepared["mounts"]))
-    create = arguments.merged_into(merged(create, placed_volumes(asked["volumes"])))
-    body = _placed(Body(create, argv, code=False), Path(request["directory"]), image, built=asked["build"])
+    create = {**asked, "Image": image["Id"], "Env": [f"{name}={value}" for name, value in visible.items()]}
+    built = bool(request["container"]["build"])
+    body = _placed(Body(create, tuple(asked["Cmd"]), code=False), Path(request["directory"]), image, built=built)
     if secret:
         _wrap(body.create, image.get("Config") or {}, _end_of_secrets(claim.tag))
     if body.create["HostConfig"].get("ReadonlyRootfs"):
         places = ["/" + OWN.split("/")[1], *(str(Path(each["path"]).parent) for each in request.get("downloads", ()))]
-        body = replace(body, root=places[0], create=merged(body.create, {"Volumes": {place: {} for place in places}}))
+        body.create["Volumes"] = {**(body.create.get("Volumes") or {}), **{place: {} for place in places}}
+        body = replace(body, root=places[0])
     return body
-
-
-def _labels(claim: Claim, record: Record) -> dict[str, str]:
-    request = claim.request
-    labels = {
-        "mlproj.key": claim.tag.rpartition("-")[0],
-        "mlproj.attempt": claim.tag,
-        "mlproj.claim": json.dumps(claim.to_dict(), separators=(",", ":")),
-        "mlproj.record": json.dumps(record.to_dict(), separators=(",", ":")),
-        "mlproj.project": request.get("project") or "",
-        "mlproj.entry_point": request.get("entry_point") or "",
-        "mlproj.run_id": record.run_id,
-        "mlproj.timeout": str(request["timeout"]) if request.get("timeout") is not None else "",
-    }
-    return {name: value for name, value in labels.items() if value}
 
 
 def _placed(body: Body, directory: Path, image: Mapping[str, Any], *, built: bool) -> Body:
@@ -176,8 +143,3 @@ def secrets_text(secret: Mapping[str, str], tag: str) -> bytes:
 
 def _quoted(text: str) -> str:
     return shlex.quote(text) if text else "''"
-
-
-def words_of(argv: Sequence[str]) -> str:
-    """A command for people."""
-    return shlex.join(argv)

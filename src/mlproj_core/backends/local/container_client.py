@@ -1,4 +1,4 @@
-"""The client of one run's container: a process of its own, the only one of a run that loads the docker SDK.
+"""The client of one run's container: a process of its own, the only one of a run that speaks to the engine.
 
 `python -m mlproj_core.backends.local.container_client REQUEST RESULT` makes the container of a run and sees it to its
 end; its output goes to standard output, by which the supervisor takes it. REQUEST is a file with the JSON object
@@ -13,22 +13,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlproj_core.backends.local.contained import AUTH, PREPARED, REMOVED, SECRET, VISIBLE
 from mlproj_core.backends.local.directory import RunDirectory
 from mlproj_core.backends.local.output import end_of_output
-from mlproj_core.claim import Claim, Record
-from mlproj_core.containers.engine import connect, in_contact
+from mlproj_core.claim import Claim
+from mlproj_core.containers.wire import EngineRefusal, Wire, open_wire
 from mlproj_core.errand import perform, report_line
-from mlproj_core.errors import ContactLost, MlprojError
-from mlproj_core.status import ReasonCode
-
-if TYPE_CHECKING:
-    from docker import APIClient
+from mlproj_core.errors import ContactLost, ExecutionException, MlprojError
+from mlproj_core.status import Reason, ReasonCode
 
 __all__ = ["main"]
 
@@ -55,9 +52,9 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
     from mlproj_core.backends.local.container_run import ContainerRun
 
     directory = RunDirectory(Path(request["directory"]))
-    claim, record, prepared = (directory.read(name) for name in ("claim.json", "record.json", PREPARED))
+    claim, prepared = directory.read("claim.json"), directory.read(PREPARED)
     assert claim is not None  # noqa: S101  # the supervisor has read it
-    assert record is not None  # noqa: S101
+    assert prepared is not None  # noqa: S101  # what starts a supervisor writes it first
     begin = end_of_output(str(directory.path / "output"))
 
     def tell(line: str) -> None:
@@ -65,18 +62,28 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
         report_line(f"[mlproj] {line}")
         begin += len(f"[mlproj] {line}\n".encode(errors="replace"))
 
-    run = ContainerRun(
-        directory,
-        Claim.from_dict(claim),
-        Record.from_dict(record),
-        prepared or {},
-        visible={name.removeprefix(VISIBLE): value for name, value in os.environ.items() if name.startswith(VISIBLE)},
-        secret={name.removeprefix(SECRET): value for name, value in os.environ.items() if name.startswith(SECRET)},
-        auth=json.loads(os.environ[AUTH]) if AUTH in os.environ else None,
-        report=tell,
-        begin=lambda: begin,
-    )
-    return run.through()
+    try:
+        with open_wire(claim["request"]["container"]["engine"]) as wire:
+            return ContainerRun(
+                wire,
+                directory,
+                Claim.from_dict(claim),
+                prepared,
+                visible=_given(VISIBLE),
+                secret=_given(SECRET),
+                auth=json.loads(os.environ[AUTH]) if AUTH in os.environ else None,
+                report=tell,
+                begin=lambda: begin,
+            ).through()
+    except ContactLost as error:
+        reason = Reason(ReasonCode.LOST, str(error), retryable=True)
+        raise ExecutionException(str(error), reason=reason) from error
+
+
+def _given(beginning: str) -> dict[str, str]:
+    """The variables for the container that this process was given."""
+    names = [name for name in os.environ if name.startswith(beginning)]
+    return {name.removeprefix(beginning): os.environ[name] for name in names}
 
 
 def end(directory: RunDirectory) -> dict[str, Any]:
@@ -85,39 +92,43 @@ def end(directory: RunDirectory) -> dict[str, Any]:
     Returns:
         What was found of it, if it had ended by itself; else nothing.
     """
-    from docker.errors import APIError, NotFound
-
     from mlproj_core.backends.local.container_end import found
     from mlproj_core.backends.local.container_files import bring_result
 
     container = _container(directory)
-    with connect(container["engine"]) as client, in_contact(container["engine"]):
+    with open_wire(container["engine"]) as wire:
         try:
-            seen = _own(client, directory, container["name"])
+            seen = _own(wire, directory, container["name"])
             if seen is None:
                 return {}
-            if seen["State"]["Status"] in ("exited", "dead"):
-                bring_result(client, seen["Id"], directory.path / "result.json")
+            state = seen["State"]["Status"]
+            if state in ("exited", "dead"):
+                bring_result(wire, seen["Id"], directory.path / "result.json")
                 return found(seen)
-            if seen["State"]["Status"] == "created":
-                client.remove_container(seen["Id"], v=True, force=True)
+            if state == "created":
+                wire.remove(seen["Id"])
                 return {}
-            with suppress(APIError):  # it has ended this moment
-                client.kill(seen["Id"])
-            client.wait(seen["Id"], timeout=30)
-        except NotFound:
-            return {}
+            if state == "paused":
+                wire.unpause(seen["Id"])
+            with suppress(EngineRefusal):  # it has ended this moment
+                wire.kill(seen["Id"], "SIGKILL")
+            wire.wait(seen["Id"], 30)
+        except EngineRefusal as refusal:
+            if not refusal.is_missing:
+                raise ContactLost(f"The Docker engine refused to end {container['name']}: {refusal.said}") from refusal
     return {}
 
 
 def remove(directory: RunDirectory) -> dict[str, Any]:
     """Remove a run's container with its anonymous volumes, if it is there."""
-    from docker.errors import NotFound
-
     container = _container(directory)
-    with connect(container["engine"]) as client, in_contact(container["engine"]), suppress(NotFound):
-        if (seen := _own(client, directory, container["name"])) is not None:
-            client.remove_container(seen["Id"], v=True, force=True)
+    with open_wire(container["engine"]) as wire:
+        try:
+            if (seen := _own(wire, directory, container["name"])) is not None:
+                wire.remove(seen["Id"])
+        except EngineRefusal as refusal:
+            if not refusal.is_missing:
+                raise ContactLost(f"The Docker engine did not remove {container['name']}: {refusal.said}") from refusal
     directory.write(REMOVED, {})
     return {}
 
@@ -130,19 +141,21 @@ def _container(directory: RunDirectory) -> dict[str, Any]:
     return container
 
 
-def _own(client: APIClient, directory: RunDirectory, name: str) -> dict[str, Any] | None:
+def _own(wire: Wire, directory: RunDirectory, name: str) -> Mapping[str, Any] | None:
     """What the engine knows of a run's container; None if there is none, or one of this name that is another's."""
-    from docker.errors import NotFound
-
     from mlproj_core.backends.local.container_end import CANCELLED
 
     claim = directory.read("claim.json") or {}
     for each in (name, name + CANCELLED):
-        with suppress(NotFound):
-            seen: dict[str, Any] = client.inspect_container(each)
-            label = json.loads((seen["Config"]["Labels"] or {}).get("mlproj.claim", "{}"))
-            if label.get("created_at") == claim.get("created_at"):
-                return seen
+        try:
+            seen = wire.container(each)
+        except EngineRefusal as refusal:
+            if refusal.is_missing:
+                continue
+            raise
+        label = json.loads((seen["Config"]["Labels"] or {}).get("mlproj.claim", "{}"))
+        if label.get("created_at") == claim.get("created_at"):
+            return seen
     return None
 
 

@@ -10,9 +10,8 @@ from mlproj_core.errors import ExecutionException
 from mlproj_core.status import Reason, ReasonCode
 
 if TYPE_CHECKING:
-    from docker.errors import APIError
-
     from mlproj_core.backends.local.container_body import Body
+    from mlproj_core.containers.wire import EngineRefusal
 
 __all__ = ["CANCELLED", "found", "refused"]
 
@@ -52,13 +51,13 @@ _NOT_FOUND = re.compile(r'exec: \\?"(?P<word>.*?)\\?": (?:executable file not fo
 _NOT_EXECUTABLE = re.compile(r'exec: \\?"(?P<word>.*?)\\?": (?:permission denied|is a directory)')
 
 
-def refused(error: APIError, body: Body, secrets: Mapping[str, str]) -> ExecutionException | dict[str, Any]:
+def refused(error: EngineRefusal, body: Body, secrets: Mapping[str, str]) -> ExecutionException | dict[str, Any]:
     """What it means that an engine did not make or start a container.
 
     Returns:
         An error with a reason; or, where the project's command is at fault, what `found` gives.
     """
-    said = " ".join(str(error.explanation or error).split())
+    said = " ".join(error.said.split())
     if (match := _NOT_FOUND.search(said)) is not None:
         word = match["word"]
         wrapped = bool(secrets)
@@ -76,7 +75,7 @@ def refused(error: APIError, body: Body, secrets: Mapping[str, str]) -> Executio
         if (match := re.search(pattern, said, re.IGNORECASE)) is not None:
             groups = [group for group in match.groups() if group]
             return _error(code, f"{meaning.format(*groups)} ({said})", retryable=code is ReasonCode.CAPACITY)
-    if error.status_code is not None and (error.status_code < 500 or "OCI runtime" in said or "failed to" in said):
+    if error.status < 500 or "OCI runtime" in said or "failed to" in said:
         return _error(ReasonCode.USER_INPUT, f"the engine refused the container: {said}")
     return _error(ReasonCode.LOST, f"the engine failed: {said}", retryable=True)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -16,11 +15,10 @@ from mlproj_core.containers.container import CODE, OWN
 from mlproj_core.errors import ExecutionException
 
 if TYPE_CHECKING:
-    from docker import APIClient
-
+    from mlproj_core.containers.wire import Wire
     from mlproj_core.report import Report
 
-__all__ = ["begin_of_output", "bring_result", "note_begin", "put_code", "put_data", "put_own"]
+__all__ = ["begin_of_output", "bring_result", "put_data", "put_files", "read_result"]
 
 LARGEST_RESULT = 16 * 1024 * 1024
 """Bytes of a result: it is a small JSON object."""
@@ -31,76 +29,60 @@ BEGIN = f"{OWN}/begin"
 """A file in a container that says how many bytes of its run's output stand before its own."""
 
 
-def put_own(client: APIClient, container: str, root: str, files: Iterable[tuple[str, str]], *, code: bool) -> None:
-    """Make the directory for mlproj's own files in a container, and copy what tracking needs into it.
+def put_files(
+    wire: Wire,
+    container: str,
+    root: str,
+    files: Iterable[tuple[str, str]],
+    *,
+    code: Path | None,
+    report: Report,
+    begin: Callable[[], int],
+) -> None:
+    """Make the directory for mlproj's own files in a container, and copy what tracking needs and the code into it.
 
     Args:
-        client: the engine.
+        wire: the engine.
         container: its id.
         root: the directory of the container that the archive is unpacked in.
         files: of this host, and where they go.
-        code: whether a directory for the project's files is made too.
+        code: the project's directory, if its files are to be copied.
+        report: is told what is left out.
+        begin: says where the container's output begins in that of its run; asked last. See `begin_of_output`.
     """
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        # Whoever the image's USER is: he leaves the result there.
-        directories = [(OWN, 0o1777), *([(str(PurePosixPath(CODE).parent), 0o755), (CODE, 0o755)] if code else [])]
-        for directory, mode in directories:
-            entry = tarfile.TarInfo(str(PurePosixPath(directory).relative_to(root)))
-            entry.type, entry.mode = tarfile.DIRTYPE, mode
-            archive.addfile(entry)
-        for source, target in files:
-            data = Path(source).read_bytes()
-            entry = tarfile.TarInfo(str(PurePosixPath(target).relative_to(root)))
-            entry.size, entry.mode = len(data), 0o444
-            archive.addfile(entry, io.BytesIO(data))
-    client.put_archive(container, root, buffer.getvalue())
 
+    def within(path: str) -> str:
+        return str(PurePosixPath(path).relative_to(root))
 
-def note_begin(client: APIClient, container: str, root: str, offset: int) -> None:
-    """Leave word in a container of where its output begins in that of its run: see `begin_of_output`."""
-    data = str(offset).encode()
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        entry = tarfile.TarInfo(str(PurePosixPath(BEGIN).relative_to(root)))
+    def add(archive: tarfile.TarFile, target: str, data: bytes) -> None:
+        entry = tarfile.TarInfo(within(target))
         entry.size, entry.mode = len(data), 0o444
         archive.addfile(entry, io.BytesIO(data))
-    client.put_archive(container, root, buffer.getvalue())
+
+    def write(file: IO[bytes]) -> None:
+        with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+            # Whoever the image's USER is: he leaves the result there.
+            directories = [(OWN, 0o1777), *([(str(PurePosixPath(CODE).parent), 0o755), (CODE, 0o755)] if code else [])]
+            for directory, mode in directories:
+                entry = tarfile.TarInfo(within(directory))
+                entry.type, entry.mode = tarfile.DIRTYPE, mode
+                archive.addfile(entry)
+            for source, target in files:
+                add(archive, target, Path(source).read_bytes())
+            if code is not None:
+                from mlproj_core.containers.code import add_code
+
+                add_code(archive, code, below=f"{within(CODE)}/", report=report)
+            add(archive, BEGIN, str(begin()).encode())
+
+    wire.put(container, root, _piped(write))
 
 
-def begin_of_output(client: APIClient, container: str) -> int:
-    """How many bytes of its run's output stand before a container's own; 0 if nobody has left word.
-
-    By it a cursor means the same to whoever reads the run directory and to whoever has the engine alone.
-    """
-    from docker.errors import NotFound
-
-    try:
-        chunks, _ = client.get_archive(container, BEGIN)
-    except NotFound:
-        return 0
-    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
-        member: Any = archive.next()
-        file = archive.extractfile(member) if member is not None and member.isfile() else None
-        text = file.read(20) if file is not None else b""
-    return int(text) if text.isdigit() else 0
-
-
-def put_code(client: APIClient, container: str, directory: Path, report: Report) -> None:
-    """Copy a project's files to where a container has its code; `report` is told what is left out."""
-    from mlproj_core.containers.code import write_code_archive
-
-    with tempfile.TemporaryFile() as file:
-        write_code_archive(directory, file, report=report)
-        file.seek(0)
-        client.put_archive(container, CODE, file)
-
-
-def put_data(client: APIClient, container: str, path: Path, root: str) -> None:
+def put_data(wire: Wire, container: str, path: Path, root: str) -> None:
     """Copy a file or a directory of this host to the same path in a container.
 
     Args:
-        client: the engine.
+        wire: the engine.
         container: its id.
         path: absolute.
         root: a directory above it that is there in the container.
@@ -110,7 +92,7 @@ def put_data(client: APIClient, container: str, path: Path, root: str) -> None:
         with tarfile.open(fileobj=file, mode="w|", dereference=True) as archive:
             archive.add(path, str(path.relative_to(root)), filter=_as_root)
 
-    client.put_archive(container, root, _piped(write))
+    wire.put(container, root, _piped(write))
 
 
 def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -141,27 +123,58 @@ def _piped(write: Callable[[IO[bytes]], None]) -> Iterator[bytes]:
         raise failed[0]
 
 
-def bring_result(client: APIClient, container: str, target: Path) -> None:
+def bring_result(wire: Wire, container: str, target: Path) -> None:
     """Copy what the project left at MLPROJ_RESULT out of its container, if it left anything.
 
     Raises:
         ExecutionException: it is no file, or far too large.
     """
-    from docker.errors import NotFound
+    data = read_result(wire, container)
+    if data is not None:
+        draft = target.with_name(f".{target.name}-{os.urandom(8).hex()}")
+        draft.write_bytes(data)
+        draft.replace(target)
+
+
+def begin_of_output(wire: Wire, container: str) -> int:
+    """How many bytes of its run's output stand before a container's own; 0 if nobody has left word.
+
+    By it a cursor means the same to whoever reads the run directory and to whoever has the engine alone.
+    """
+    from mlproj_core.containers.wire import EngineRefusal
 
     try:
-        chunks, stat = client.get_archive(container, RESULT)
-    except NotFound:
-        return
-    if stat["size"] > LARGEST_RESULT:
-        raise ExecutionException(
-            f"the project left {stat['size'] / 1e6:.0f} MB at MLPROJ_RESULT, and a result is a small JSON object"
-        )
-    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+        packed = wire.get(container, BEGIN, CHUNK)
+    except EngineRefusal as refusal:
+        if refusal.is_missing:
+            return 0
+        raise
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         member: Any = archive.next()
-        data = archive.extractfile(member) if member is not None and member.isfile() else None
-        if data is None:
+        file = archive.extractfile(member) if member is not None and member.isfile() else None
+        text = file.read() if file is not None else b""
+    return int(text) if text.isdigit() else 0
+
+
+def read_result(wire: Wire, container: str) -> bytes | None:
+    """What the project left at MLPROJ_RESULT in its container; None if it left nothing.
+
+    Raises:
+        ExecutionException: it is no file, or far too large.
+    """
+    from mlproj_core.containers.wire import EngineRefusal
+
+    try:
+        packed = wire.get(container, RESULT, LARGEST_RESULT)
+    except EngineRefusal as refusal:
+        if refusal.is_missing:
+            return None
+        raise ExecutionException(
+            f"what the project left at MLPROJ_RESULT cannot be had: {refusal.said}. A result is a small JSON object."
+        ) from refusal
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        member: Any = archive.next()
+        file = archive.extractfile(member) if member is not None and member.isfile() else None
+        if file is None:
             raise ExecutionException("what the project left at MLPROJ_RESULT is no file")
-        draft = target.with_name(f".{target.name}-{os.urandom(8).hex()}")
-        draft.write_bytes(data.read())
-    draft.replace(target)
+        return file.read()

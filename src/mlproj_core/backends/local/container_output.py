@@ -9,35 +9,42 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from docker import APIClient
+    from mlproj_core.containers.wire import Wire
 
-__all__ = ["Copying", "attached", "logged", "pieces", "say_to"]
+__all__ = ["Copying", "attached", "logged"]
 
+CHUNK = 65536
 
-def attached(client: APIClient, container: str, *, stdin: bool) -> Any:
-    """A socket that is a container's output, from its start on, and its input."""
-    streams = {"stdin": int(stdin), "stdout": 1, "stderr": 1, "stream": 1}
-    socket = client.attach_socket(container, params=streams)
-    getattr(socket, "_sock", socket).settimeout(None)  # it may print nothing for days
-    return socket
+HEAD = 8
+"""Bytes before each frame of a container's output."""
 
 
-def say_to(socket: Any, data: bytes) -> None:
-    """Write to an attached container's standard input."""
-    getattr(socket, "_sock", socket).sendall(data)
+def attached(connection: Any) -> Iterator[bytes]:
+    """The output that comes by a socket that a container is attached to."""
+    return payloads(iter(lambda: connection.recv(CHUNK), b""))
 
 
-def pieces(socket: Any) -> Iterator[bytes]:
-    """The output that comes by an attached socket."""
-    from docker.utils.socket import frames_iter
+def payloads(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """What is in the frames of a container's output, of which each has a head of 8 bytes: the stream, and its size."""
+    buffer, left = bytearray(), 0
+    for piece in pieces:
+        buffer += piece
+        while buffer:
+            if not left:
+                if len(buffer) < HEAD:
+                    break
+                left = int.from_bytes(buffer[4:HEAD], "big")
+                del buffer[:HEAD]
+            data = bytes(buffer[:left])
+            del buffer[:left]
+            left -= len(data)
+            if data:
+                yield data
 
-    for _stream, data in frames_iter(socket, tty=False):
-        yield data
 
-
-def logged(client: APIClient, container: str, skip: int) -> Iterator[bytes]:
+def logged(wire: Wire, container: str, skip: int) -> Iterator[bytes]:
     """The output that the engine has kept of a container, and then what comes, but for its first bytes."""
-    for data in client.logs(container, stream=True, follow=True, stdout=True, stderr=True):
+    for data in payloads(wire.logs(container)):
         if skip < len(data):
             yield data[skip:]
         skip = max(0, skip - len(data))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import select
 import signal
 import time
@@ -12,22 +11,19 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlproj_core.backends.local.contained import MADE
 from mlproj_core.backends.local.container_body import Body, make_body, secrets_text
 from mlproj_core.backends.local.container_end import found, lost, refused
-from mlproj_core.backends.local.container_files import bring_result, note_begin, put_code, put_data, put_own
-from mlproj_core.backends.local.container_output import Copying, attached, logged, pieces, say_to
+from mlproj_core.backends.local.container_files import bring_result, put_data, put_files
+from mlproj_core.backends.local.container_output import Copying, attached, logged
 from mlproj_core.backends.local.directory import RunDirectory
-from mlproj_core.claim import Claim, Record
-from mlproj_core.containers.engine import connect, in_contact
+from mlproj_core.claim import Claim
+from mlproj_core.containers.wire import EngineRefusal, Wire
 from mlproj_core.errors import ContactLost, ExecutionException
 from mlproj_core.report import Report
 from mlproj_core.status import Reason, ReasonCode
-
-if TYPE_CHECKING:
-    from docker import APIClient
 
 __all__ = ["ContainerRun"]
 
@@ -48,9 +44,9 @@ class ContainerRun:
 
     def __init__(
         self,
+        wire: Wire,
         directory: RunDirectory,
         claim: Claim,
-        record: Record,
         prepared: Mapping[str, Any],
         *,
         visible: Mapping[str, str],
@@ -59,20 +55,19 @@ class ContainerRun:
         report: Report,
         begin: Callable[[], int],
     ) -> None:
-        self.directory = directory
-        self.claim, self.record, self.prepared = claim, record, prepared
+        self.wire, self.directory = wire, directory
+        self.claim, self.prepared = claim, prepared
         self.visible, self.secret, self.auth = visible, secret, auth
-        self.say = report
-        self.begin = begin
+        self.say, self.begin = report, begin
         self.request = claim.request
         self.asked: Mapping[str, Any] = claim.request["container"]
-        self.name, self.engine = self.asked["name"], self.asked["engine"]
+        self.name: str = self.asked["name"]
+        self.platform: str | None = self.asked["arguments"]["platform"]
         self.stopping = False
         self.stop_signal = "SIGTERM"
         self.kill_at: float | None = None
         self.engine_was_away = False
         self.bell, self.bell_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.client = self._connected()
 
     # -- the course
 
@@ -81,124 +76,81 @@ class ContainerRun:
 
         Raises:
             ExecutionException: it could not be made or started; the reason says why.
+            ContactLost: the engine cannot be reached.
         """
-        try:
-            image = self._image()
-            body = make_body(self.claim, self.record, self.prepared, self.visible, self.secret, image)
-            self.stop_signal = (
-                body.create.get("StopSignal") or (image.get("Config") or {}).get("StopSignal") or "SIGTERM"
-            )
-            for remark in (*self.prepared["remarks"], *body.remarks):
-                self.say(remark)
-            signal.set_wakeup_fd(self.bell_end, warn_on_full_buffer=False)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, self._on_signal)
-            with in_contact(self.engine):
-                return self._made(body)
-        except ContactLost as error:
-            raise ExecutionException(str(error), reason=Reason(ReasonCode.LOST, str(error), retryable=True)) from error
+        image = self._image()
+        body = make_body(self.claim, self.prepared["create"], self.visible, self.secret, image)
+        own = image.get("Config") or {}
+        self.stop_signal = body.create.get("StopSignal") or own.get("StopSignal") or "SIGTERM"
+        for remark in (*self.prepared["remarks"], *body.remarks):
+            self.say(remark)
+        signal.set_wakeup_fd(self.bell_end, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        return self._made(body)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.stopping = True
 
-    def _connected(self) -> APIClient:
-        try:
-            return connect(self.engine)
-        except ContactLost as error:
-            raise ExecutionException(str(error), reason=Reason(ReasonCode.LOST, str(error), retryable=True)) from error
-
     def _image(self) -> Mapping[str, Any]:
         """What the engine knows of the image, which is pulled or built if need be."""
-        from docker.errors import APIError, NotFound
+        if not self.asked["build"] and self.auth is None and self.platform is None:
+            with suppress(EngineRefusal):  # of which `image_for` tells
+                image = self.wire.image(self.asked["image"])
+                self.say(f"image: {self.asked['image']} (found on the engine, {image['Id'][7:19]})")
+                return image
+        from mlproj_core.backends.local.container_image import image_for
 
-        from mlproj_core.containers.auth import auth_for, log_in, read_docker_auth
-        from mlproj_core.containers.image import ensure_image
-
-        reference, platform = self.asked["image"], self.asked["arguments"]["platform"]
-        if not self.asked["build"] and self.auth is None and platform is None:
-            with suppress(NotFound, APIError):  # of which ensure_image tells
-                there: Mapping[str, Any] = self.client.inspect_image(reference)
-                self.say(f"image: {reference} (found on the engine, {there['Id'][7:19]})")
-                return there
-        login = read_docker_auth(self.auth)
-        if login is not None:
-            log_in(self.client, login)
-        image = ensure_image(
-            self.client, reference, auth=auth_for(reference, login), platform=platform, report=self.say
-        )
-        made = image.id
-        if self.asked["build"]:
-            from mlproj_core.containers.build import build_project_image
-
-            made = build_project_image(
-                self.client,
-                image,
-                Path(self.request["directory"]),
-                repository=_repository(self.request["project"]),
-                commit=self.request["commit"],
-                platform=platform,
-                report=self.say,
-            )
-        value: Mapping[str, Any] = self.client.inspect_image(made)
-        return value
+        return self.wire.image(image_for(self.claim, self.auth, self.say))
 
     def _made(self, body: Body) -> dict[str, Any]:
-        from docker.errors import APIError
-
         (self.directory.path / MADE).touch()
-        platform = self.asked["arguments"]["platform"]
         try:
-            container = self.client.create_container_from_config(body.create, self.name, platform)["Id"]
-        except APIError as error:
-            if error.status_code == 409 and "already in use" in str(error.explanation):
+            container = self.wire.create(body.create, self.name, self.platform)
+        except EngineRefusal as refusal:
+            if refusal.status == 409 and "already in use" in refusal.said:
                 return self._joined(body)
             self._forget()
-            return self._judged(error, body)
+            return self._judged(refusal, body)
         return self._started(container, body)
 
     def _started(self, container: str, body: Body) -> dict[str, Any]:
         """Fill a container and start it."""
-        from docker.errors import APIError
-        from requests.exceptions import RequestException
-
         try:
             files = [(source, target) for source, target in self.prepared["files"]]
-            put_own(self.client, container, body.root, files, code=body.code)
-            if body.code:
-                put_code(self.client, container, Path(self.request["directory"]), self.say)
+            code = Path(self.request["directory"]) if body.code else None
+            put_files(self.wire, container, body.root, files, code=code, report=self.say, begin=self.begin)
             for download in self.request.get("downloads", ()):
                 path = Path(download["path"])
-                put_data(self.client, container, path, str(path.parent) if body.root != "/" else "/")
+                put_data(self.wire, container, path, str(path.parent) if body.root != "/" else "/")
             if self.stopping:
                 self._drop(container)
                 raise self._cancelled()
-            note_begin(self.client, container, body.root, self.begin())
-            socket = attached(self.client, container, stdin=bool(self.secret))
-        except APIError as error:
+            connection = self.wire.attach(container, stdin=bool(self.secret))
+            try:
+                self.wire.start(container)
+            except ContactLost:  # the engine went down over it: whether it was started is to be seen
+                connection.close()
+                return self._followed(container, Copying((), self.bell_end))
+        except EngineRefusal as refusal:
             self._drop(container)
-            return self._judged(error, body)
-        try:
-            self.client.start(container)
-        except APIError as error:
-            self._drop(container)
-            return self._judged(error, body)
-        except RequestException:  # the engine went down over it: whether it was started is to be seen
-            return self._followed(container, Copying((), self.bell_end))
+            return self._judged(refusal, body)
         os.kill(os.getppid(), signal.SIGUSR1)  # to the supervisor: the project is at work
         if self.secret:
             with suppress(OSError):  # it has ended already, and its exit code tells why
-                say_to(socket, secrets_text(self.secret, self.claim.tag))
-        return self._followed(container, Copying(pieces(socket), self.bell_end))
+                connection.sendall(secrets_text(self.secret, self.claim.tag))
+        return self._followed(container, Copying(attached(connection), self.bell_end))
 
-    def _judged(self, error: Any, body: Body) -> dict[str, Any]:
-        judged = refused(error, body, self.secret)
+    def _judged(self, refusal: EngineRefusal, body: Body) -> dict[str, Any]:
+        judged = refused(refusal, body, self.secret)
         if isinstance(judged, ExecutionException):
-            raise judged from error
+            raise judged from refusal
         return judged
 
     def _drop(self, container: str) -> None:
         """Remove a container that was never started."""
-        self.client.remove_container(container, v=True, force=True)
+        with suppress(EngineRefusal):
+            self.wire.remove(container)
         self._forget()
 
     def _forget(self) -> None:
@@ -212,31 +164,33 @@ class ContainerRun:
 
     def _joined(self, body: Body) -> dict[str, Any]:
         """Of a container with this name: this run's, or one that another host has made for the same attempt."""
-        from docker.errors import NotFound
-
-        try:
-            seen = self.client.inspect_container(self.name)
-        except NotFound:  # removed this moment
-            return self._made(body)
-        state, label = seen["State"]["Status"], (seen["Config"]["Labels"] or {}).get("mlproj.claim", "{}")
-        own = json.loads(label).get("created_at") == self.claim.created_at
+        while True:
+            try:
+                seen = self.wire.container(self.name)
+            except EngineRefusal:  # removed this moment
+                return self._made(body)
+            state, label = seen["State"]["Status"], (seen["Config"]["Labels"] or {}).get("mlproj.claim", "{}")
+            own = json.loads(label).get("created_at") == self.claim.created_at
+            if own or state != "created":
+                break
+            if self.stopping:
+                raise self._cancelled()
+            self._rest(time.monotonic() + FIRST_PAUSE)  # the other host is about to start it
         over = state in ("exited", "dead")
         if not own and over and seen["State"]["ExitCode"] != 0:
             self.say(f"a container {self.name} of an earlier claim has failed, and makes room for this one")
-            self.client.remove_container(seen["Id"], v=True, force=True)
+            self.wire.remove(seen["Id"])
             return self._made(body)
         if own and state == "created":
             return self._started(seen["Id"], body)
         self.say(f"attached to the container {self.name}, which is there already ({state})")
         os.kill(os.getppid(), signal.SIGUSR1)
-        return self._followed(seen["Id"], Copying(logged(self.client, seen["Id"], 0), self.bell_end))
+        return self._followed(seen["Id"], Copying(logged(self.wire, seen["Id"], 0), self.bell_end))
 
     # -- following
 
     def _followed(self, container: str, copying: Copying) -> dict[str, Any]:
         """Wait for the end of a container, whatever becomes of the engine meanwhile."""
-        from docker.errors import NotFound
-
         while True:
             while not copying.done:
                 self._tend(container)
@@ -251,47 +205,45 @@ class ContainerRun:
                 if not seen["State"]["Running"]:
                     if self.engine_was_away:
                         self._copy_rest(container, copying.copied)
-                    bring_result(self.client, container, self.directory.path / "result.json")
+                    bring_result(self.wire, container, self.directory.path / "result.json")
                     return found(seen, engine_was_away=self.engine_was_away)
-            except NotFound:
-                return lost(REMOVED_BY_SOMEBODY)
+            except EngineRefusal as refusal:
+                if refusal.is_missing:
+                    return lost(REMOVED_BY_SOMEBODY)
+                self._await_engine(ContactLost(f"The Docker engine fails: {refusal.said}."))
+                continue
             except ContactLost as error:
                 self._await_engine(error)
                 continue
             # The connection was cut, or the project has closed its output: the engine's own log goes on from there.
-            copying = Copying(logged(self.client, container, copying.copied), self.bell_end, copying.copied)
+            self.engine_was_away = False
+            copying = Copying(logged(self.wire, container, copying.copied), self.bell_end, copying.copied)
             self._rest(time.monotonic() + FIRST_PAUSE)
 
     def _copy_rest(self, container: str, copied: int) -> None:
         """Copy what a container that has ended printed while nobody listened."""
-        rest = Copying(logged(self.client, container, copied), self.bell_end, copied)
+        rest = Copying(logged(self.wire, container, copied), self.bell_end, copied)
         while not rest.done:
             self._rest(time.monotonic() + MOMENT)
 
     def _seen(self, container: str) -> Mapping[str, Any]:
         """What the engine says of a container whose output has ended, and which does so itself in a moment."""
-        from requests.exceptions import RequestException
-
-        with in_contact(self.engine):
-            with suppress(RequestException):
-                self.client.wait(container, timeout=MOMENT)
-            seen: Mapping[str, Any] = self.client.inspect_container(container)
-            return seen
+        with suppress(ContactLost):  # it has not ended; or the engine is away, which the next call finds
+            self.wire.wait(container, MOMENT)
+        return self.wire.container(container)
 
     def _tend(self, container: str) -> None:
         """When the run is to end: tell its container once, and end it when its grace period is over."""
-        from docker.errors import APIError
-
         if not self.stopping or (self.kill_at is not None and time.monotonic() < self.kill_at):
             return
         last = self.kill_at is not None
         self.kill_at = time.monotonic() + (MOMENT if last else float(self.request["grace"]))
         # It has ended by itself, or the engine is away: what copies the output finds that out.
-        with suppress(APIError, ContactLost), in_contact(self.engine):
+        with suppress(EngineRefusal, ContactLost):
             if last:
-                with suppress(APIError):  # it is not paused, as hardly any ever is
-                    self.client.unpause(container)
-            self.client.kill(container, signal="SIGKILL" if last else self.stop_signal)
+                with suppress(EngineRefusal):  # it is not paused, as hardly any ever is
+                    self.wire.unpause(container)
+            self.wire.kill(container, "SIGKILL" if last else self.stop_signal)
 
     def _await_engine(self, error: ContactLost) -> None:
         """Wait until the engine is back; while it is away the container may be at work.
@@ -299,8 +251,6 @@ class ContainerRun:
         Raises:
             ContactLost: it is not back in time for a run that is to end.
         """
-        from docker.errors import APIError
-
         self.engine_was_away = True
         self.say(f"warning: {error} The run waits for it.")
         pause, give_up = FIRST_PAUSE, None
@@ -310,8 +260,8 @@ class ContainerRun:
                 if time.monotonic() > give_up:
                     raise error
             self._rest(time.monotonic() + pause)
-            with suppress(ContactLost, APIError), in_contact(self.engine):
-                self.client.ping()
+            with suppress(ContactLost, EngineRefusal):
+                self.wire.ping()
                 break
             pause = min(2 * pause, LAST_PAUSE)
         self.say("the Docker engine is back")
@@ -324,8 +274,3 @@ class ContainerRun:
             with suppress(BlockingIOError):
                 while os.read(self.bell, 4096):
                     pass
-
-
-def _repository(project: str | None) -> str | None:
-    """The name of a project's images: the project's, as under MLflow, in letters that such a name may have."""
-    return re.sub(r"[^a-z0-9._-]+", "-", (project or "").lower()).strip("-._") or None
