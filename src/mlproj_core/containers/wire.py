@@ -61,6 +61,9 @@ class Wire(Protocol):
     def container(self, container: str) -> Mapping[str, Any]:
         """What the engine knows of a container."""
 
+    def labels(self, label: str) -> list[Mapping[str, str]]:
+        """The labels of every container that has this one, `NAME=VALUE`, also of those that have ended."""
+
     def put(self, container: str, path: str, archive: bytes | BinaryIO | Iterable[bytes]) -> None:
         """Unpack an archive in a directory of a container."""
 
@@ -186,6 +189,10 @@ class _LocalWire:
     def container(self, container: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self._json("GET", f"/containers/{quote(container)}/json")
         return found
+
+    def labels(self, label: str) -> list[Mapping[str, str]]:
+        query = urlencode({"all": "1", "filters": json.dumps({"label": [label]})})
+        return [each["Labels"] for each in self._json("GET", f"/containers/json?{query}")]
 
     def put(self, container: str, path: str, archive: bytes | BinaryIO | Iterable[bytes]) -> None:
         target = f"/containers/{quote(container)}/archive?{urlencode({'path': path})}"
@@ -386,6 +393,10 @@ class _SdkWire:
         with self._told():
             found: Mapping[str, Any] = self._client.inspect_container(container)
             return found
+
+    def labels(self, label: str) -> list[Mapping[str, str]]:
+        with self._told():
+            return [each["Labels"] for each in self._client.containers(all=True, filters={"label": [label]})]
 
     def put(self, container: str, path: str, archive: bytes | BinaryIO | Iterable[bytes]) -> None:
         with self._told():
