@@ -217,6 +217,11 @@ class TestABakedImage:
         write_project(directory, {"dependencies": ["-r r.txt"]}, {"r.txt": "alpha", ".dockerignore": "*.txt"})
         assert "leaves out of the build" in bake(environ, directory, status=2).stderr
 
+    def test_is_told_of_an_index_on_this_host(self, environ, project):
+        environ = {**environ, "PIP_EXTRA_INDEX_URL": "file:///srv/wheels"}
+        done = bake(environ, project, "-t", "local")
+        assert "warning: pip's extra-index-url (the variable PIP_EXTRA_INDEX_URL) names a place on this" in done.stderr
+
     def test_says_what_pip_said_when_it_fails(self, environ, tmp_path):
         directory = write_project(tmp_path / "project", {"dependencies": ["nobody-has-this"]})
         done = bake(environ, directory, status=1)
@@ -330,6 +335,13 @@ class TestACondaEnvironment:
         image = mlproj(environ, "build-image", directory, *options).stdout.strip()
         assert run(engine, image, ["python", "train.py"]) == "alpha 2.0 beta 3.0\n"
         assert run(engine, image, ["sh", "-c", "echo $THREADS"]) == "2\n"
+
+    def test_is_refused_a_token_in_a_channel(self, environ, tmp_path):
+        environment = {"channels": ["https://conda.example/t/geheim/main"], "dependencies": ["python=3.11"]}
+        directory = write_project(tmp_path / "project", environment, kind="conda_env")
+        done = mlproj(environ, "build-image", directory, "--dockerfile", "-", status=2)
+        assert "token in the address of a channel" in done.stderr
+        assert "geheim" not in done.stderr
 
     def test_can_be_left_to_pip(self, environ, tmp_path):
         directory = write_project(tmp_path / "project", self.ENVIRONMENT, {"requirements.txt": ""}, kind="conda_env")

@@ -27,6 +27,7 @@ HEADER = """\
 #
 # A builder leaves out what PROJECT_DIRECTORY/.dockerignore names, and looks at no .gitignore: name .git there, data and
 # results, and this file.
+
 """
 
 
@@ -166,7 +167,7 @@ def _build(
             f"The project's requirements have {', '.join(f'${{{name}}}' for name in absent)}, and there is no such "
             f"variable: set {' and '.join(absent)}."
         )
-    arguments = index_arguments(os.environ, manager)
+    arguments = index_arguments(os.environ, manager, remark)
     secrets = [*credentials_in(arguments.values()), *(os.environ[name] for name in dockerfile.variables)]
     arguments |= {name: os.environ[name] for name in dockerfile.variables}
     host = engine_host(os.environ)

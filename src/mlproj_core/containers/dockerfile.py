@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlproj_core.environments.conda_recipe import CondaRecipe
     from mlproj_core.environments.recipe import AnyRecipe, EnvironmentSpec, Recipe, SyncRecipe
     from mlproj_core.environments.requirements import Requirements
+    from mlproj_core.report import Report
 
 __all__ = ["CONDA_BASE", "ENVIRONMENT", "Dockerfile", "index_arguments", "project_dockerfile", "python_base"]
 
@@ -38,8 +39,9 @@ _LINES: Final = ".mlproj-requirements.txt"
 _VARIABLE: Final = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _VERSION: Final = re.compile(r"\d+\.\d+(?:\.\d+)?")
 _ARCHIVES: Final = (".whl", ".zip", ".gz", ".bz2", ".xz", ".tgz")
-_PIP_ARGUMENTS: Final = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
-_UV_ARGUMENTS: Final = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INSECURE_HOST", "UV_INDEX_STRATEGY")
+_LOCAL: Final = re.compile(r"[/.~]|file:")
+_PIP_ARGUMENTS: Final = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_FIND_LINKS")
+_UV_ARGUMENTS: Final = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INSECURE_HOST", "UV_FIND_LINKS", "UV_INDEX_STRATEGY")
 
 
 @dataclass(frozen=True)
@@ -110,39 +112,41 @@ def python_base(python: str | None) -> str:
     return f"python:{version}-slim"
 
 
-def index_arguments(environ: Mapping[str, str], manager: str) -> dict[str, str]:
+def index_arguments(environ: Mapping[str, str], manager: str, report: Report) -> dict[str, str]:
     """This host's settings for where packages are, as build arguments for the first stage; they may hold a password.
-
-    Settings that name a place on this host mean nothing in a build and are left out.
 
     Args:
         environ: the caller's environment.
         manager: name of the environment manager.
+        report: is told of settings that name a place on this host, which a build does not see.
     """
     from mlproj_core.environments.pip_settings import read_pip_settings
 
     settings = read_pip_settings(environ)
-    index, extra, trusted = (settings.get(name) for name in ("index-url", "extra-index-url", "trusted-host"))
+    values = {}
+    for name in ("index-url", "extra-index-url", "trusted-host", "find-links"):
+        setting = settings.get(name)
+        words = setting.words() if setting is not None else []
+        values[name] = " ".join(word for word in words if not _LOCAL.match(word))
+        if setting is not None and any(_LOCAL.match(word) for word in words):
+            report(f"warning: pip's {name} ({setting.origin}) names a place on this host, which the build does not see")
     pip = {
-        "PIP_INDEX_URL": index.value if index else "",
-        "PIP_EXTRA_INDEX_URL": " ".join(extra.words()) if extra else "",
-        "PIP_TRUSTED_HOST": " ".join(trusted.words()) if trusted else "",
+        "PIP_INDEX_URL": values["index-url"],
+        "PIP_EXTRA_INDEX_URL": values["extra-index-url"],
+        "PIP_TRUSTED_HOST": values["trusted-host"],
+        "PIP_FIND_LINKS": values["find-links"],
     }
     uv = {
-        "UV_DEFAULT_INDEX": environ.get("UV_DEFAULT_INDEX") or pip["PIP_INDEX_URL"],
-        "UV_INDEX": environ.get("UV_INDEX") or pip["PIP_EXTRA_INDEX_URL"],
-        "UV_INSECURE_HOST": environ.get("UV_INSECURE_HOST") or pip["PIP_TRUSTED_HOST"],
+        "UV_DEFAULT_INDEX": environ.get("UV_DEFAULT_INDEX") or values["index-url"],
+        "UV_INDEX": environ.get("UV_INDEX") or values["extra-index-url"],
+        "UV_INSECURE_HOST": environ.get("UV_INSECURE_HOST") or values["trusted-host"],
+        "UV_FIND_LINKS": values["find-links"],
+        # As outside of a container: an extra index of pip's is asked for the best version too.
         "UV_INDEX_STRATEGY": environ.get("UV_INDEX_STRATEGY")
-        or ("unsafe-best-match" if pip["PIP_EXTRA_INDEX_URL"] and not environ.get("UV_INDEX") else ""),
+        or ("unsafe-best-match" if values["extra-index-url"] and not environ.get("UV_INDEX") else ""),
     }
-    # pip installs uv itself.
-    both = {**pip, **uv} if manager == "uv" else pip
-    found = {name: " ".join(word for word in value.split() if not _is_local(word)) for name, value in both.items()}
-    return {name: value for name, value in found.items() if value}
-
-
-def _is_local(word: str) -> bool:
-    return word.startswith(("/", "file:", ".", "~"))
+    both = {**pip, **uv} if manager == "uv" else pip  # it is pip that fetches uv
+    return {name: value for name, value in both.items() if value}
 
 
 class _Writer:
@@ -212,6 +216,7 @@ class _Writer:
 
         micromamba would look for the files that its pip section names in a temporary directory.
         """
+        from mlproj_core.environments.conda_channels import without_conda_credentials
         from mlproj_core.environments.conda_platform import host_platform
         from mlproj_core.environments.requirements import read_requirements
         from mlproj_core.spec.conda_file import selected
@@ -220,6 +225,12 @@ class _Writer:
         lines = [one.text for one in recipe.requirements if selected(one.selector, platform)]
         contents = (read_requirements(lines, recipe.folder(self.directory), {}, origin),)
         self._refuse_credentials(recipe, origin, contents)
+        named = (*recipe.channels, *(one.text for one in recipe.packages), *(one.url for one in recipe.explicit))
+        if any(without_conda_credentials(text) != text for text in named):
+            raise UserError(
+                f"{origin} has a login or a token in the address of a channel, and would carry it into the image. "
+                "Leave it out, and name an image that has access, or the environment, with --base-image."
+            )
         create = f"RUN micromamba create --yes --prefix {ENVIRONMENT}"
         if recipe.locked:
             self._copy([self.directory / recipe.file], origin)
@@ -266,11 +277,10 @@ class _Writer:
             f"RUN {go}printf '%s\\n' \\\n    {words} \\\n    > {_LINES} && {command} -r {_LINES} && rm {_LINES}"
         )
 
-    def _files(self, contents: Iterable[Requirements], origin: str, also: Iterable[Path] = ()) -> None:
-        paths = [*also, *(path for one in contents for path in one.paths)]
-        self._copy(paths, origin)
-        for path in paths:
-            if path.is_file() and not path.name.endswith(_ARCHIVES):
+    def _files(self, contents: Sequence[Requirements], origin: str, also: Iterable[Path] = ()) -> None:
+        self._copy([*also, *(path for one in contents for path in one.paths)], origin)
+        for path in (path for one in contents for path in one.paths):
+            if path.is_file() and not path.name.endswith(_ARCHIVES):  # a file of requirement lines
                 self._look_for_variables(path.read_text("utf-8", "replace").splitlines())
 
     def _copy(self, paths: Iterable[Path], origin: str) -> None:
@@ -306,7 +316,6 @@ class _Writer:
 
         read = recipe.contents(self.directory, {}) if contents is None else contents
         texts = [*getattr(recipe, "build_dependencies", ()), *getattr(recipe, "dependencies", ())]
-        texts += getattr(recipe, "channels", ())
         found = [*credentials_in(texts), *(secret for one in read for secret in one.secrets)]
         if any("${" not in secret for secret in found):
             raise UserError(
