@@ -18,6 +18,7 @@ from protocol_suite import until
 
 import mlproj_core
 from mlproj_core import UserError, protocol
+from mlproj_core.backends.backend import State
 from mlproj_core.backends.kubernetes import KubernetesBackend, backend, connect, hold
 from mlproj_core.backends.kubernetes.connect import forget_clusters
 from mlproj_core.backends.kubernetes.watch import stop_watching
@@ -77,6 +78,21 @@ class TestTheClaim:
         assert secret["immutable"] is True
         assert base64.b64decode(secret["data"]["TOKEN"]) == b"geheim"
         assert world.cluster.runtime.containers[run.handle.name, "mlproj"].environment["TOKEN"] == "geheim"
+        end(world, run)
+
+    def test_that_is_half_made_is_completed_by_one_of_many(self, world):
+        asker, _ = world.paused_asker("after the claim", arguments={"key": "k", "docker_args": IMAGE})
+        asker.kill()
+        asker.wait()
+        cluster = KubernetesBackend()
+        handle = cluster.find("k")
+        until(lambda: cluster.look(handle).state is State.UNSTARTED)
+        holds = [cluster.adopt(handle) for _ in range(5)]
+        assert [one is not None for one in holds] == [True, False, False, False, False]
+        assert cluster.look(handle).state is State.STARTING
+        until(lambda: cluster.look(handle).state is State.UNSTARTED)  # the one may have died as well
+        run = running(world)
+        assert run.handle.attempt == 1
         end(world, run)
 
     def test_waits_for_a_job_of_its_name_that_is_being_deleted(self, world):
