@@ -27,6 +27,7 @@ HEADER = """\
 #
 # A builder leaves out what PROJECT_DIRECTORY/.dockerignore names, and looks at no .gitignore: name .git there, data and
 # results, and this file.
+
 """
 
 
