@@ -431,3 +431,11 @@ class TestContainers:
             cluster.wait_for_pod("train")
             assert engine.containers()
         assert engine.containers() == []
+
+    def test_a_pod_that_is_deleted_at_any_moment_of_its_start_leaves_nothing(self, live_cluster, engine):
+        for i in range(8):
+            start(live_cluster, f"j{i}", "trap exit TERM; while :; do sleep 0.1; done")
+            time.sleep(i * 0.05)
+            ask(live_cluster, "DELETE", f"{JOBS}/j{i}", {"propagationPolicy": "Foreground"})
+        wait_for(lambda: not live_cluster.pods(), lambda: json.dumps(live_cluster.pods(), indent=1), 60, bool)
+        wait_for(lambda: not engine.containers(), lambda: str(engine.containers()), 20, bool)
