@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from mlproj_core.claim import read_turn
@@ -22,12 +22,15 @@ from mlproj_core.status import RunStatus
 if TYPE_CHECKING:
     from mlproj_core.backends import Backend
     from mlproj_core.data.remote import Download
-    from mlproj_core.sources import Checkout
+    from mlproj_core.sources import Checkout, Upstream
     from mlproj_core.tracking import Tracking
 
 __all__ = ["run", "submit", "submit_request"]
 
 DETACH = "detach"
+
+ELSEWHERE = "/tmp/mlproj-data"  # noqa: S108 - of a pod's own
+"""Where data is put on another machine, if the caller does not say."""
 
 DIGEST_TAG = "mlproj.source.sha256"
 """The tag with the digest of the archive that a project came in."""
@@ -88,8 +91,8 @@ def run(
             `grace` (seconds between TERM and KILL when the run is ended; default 10) and `max_runs` (how many of the
             runs that give it work on this host at once; the others wait in the phase `queued`, outside their
             `timeout`). The variable MLPROJ_MAX_RUNS limits all local runs of this host in the same way.
-        storage_dir: directory for data that is fetched for parameters of type path; each run has a directory of its own
-            in it. By default one beside the runs' own.
+        storage_dir: directory for data that is fetched for parameters of type path, where the project runs; each run
+            has a directory of its own in it. By default one beside the runs' own, in a pod one in /tmp.
         synchronous: whether to wait for the end. If not, the run is detached: it outlives this process.
         run_id: an existing MLflow run to use instead of creating one.
         run_name: name of the MLflow run.
@@ -240,11 +243,12 @@ def _launch(
     project = load_project(checkout.directory)
     variables = {str(name): str(value) for name, value in (request.env_vars or {}).items()}
     # A directory of the key's own: each try of a step has the same command, and no two steps have the same files.
-    storage = Path(request.storage_dir or state_dir() / "data").expanduser().absolute() / key_digest(key)
+    storage = _storage(request.storage_dir, backend) / key_digest(key)
     bound = bind(
         project.entry_point(request.entry_point),
         request.parameters or {},
         storage_dir=storage,
+        check_local_paths=backend.runs_here,
         variables={**visible(os.environ, request.withhold), **variables},
         exposed=exposed,
     )
@@ -328,7 +332,34 @@ def _launch(
         downloads=bound.downloads,
         container=container,
         spec=environment,
+        upstream=_upstream(request, backend, checkout),
     )
+
+
+def _upstream(request: RunRequest, backend: Backend, checkout: Checkout) -> Upstream | None:
+    """Where a backend that runs elsewhere can clone the project from."""
+    if backend.runs_here or checkout.owned is None or checkout.commit is None:
+        return None
+    from mlproj_core.sources import Upstream
+
+    return Upstream.of(os.fspath(request.uri), request.git_token)
+
+
+def _storage(given: str | None, backend: Backend) -> PurePath:
+    """Where data is put: on this host, or where the backend runs.
+
+    Raises:
+        UserError: a place elsewhere is named by what only means something here.
+    """
+    if backend.runs_here:
+        return Path(given or state_dir() / "data").expanduser().absolute()
+    place = PurePosixPath(given or ELSEWHERE)
+    if not place.is_absolute():
+        raise UserError(
+            f"storage_dir is {given!r}: with backend {backend.name!r} it is a directory where the project runs, and "
+            "has to be an absolute path there."
+        )
+    return place
 
 
 def _check_downloads(downloads: Sequence[Download], tracking: Tracking) -> None:

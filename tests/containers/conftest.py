@@ -1,10 +1,12 @@
-"""A real Docker engine for the tests of each worker, and a real tracking server."""
+"""A real Docker engine for the tests of each worker, Kubernetes clusters, and a real tracking server."""
 
 import tempfile
 
 import pytest
 from container_world import ContainerWorld
 from docker_world import Registry, standard_engine
+from kubernetes_cluster import Cluster
+from kubernetes_docker import DockerRuntime
 from mlflow_world import mlflow_environment as mlflow_environment
 from mlflow_world import mlflow_python as mlflow_python
 from mlflow_world import mlflow_server as mlflow_server
@@ -52,3 +54,17 @@ def container_world(tmp_path, monkeypatch, engine):
     world = ContainerWorld(tmp_path, engine)
     yield world
     world.close()
+
+
+@pytest.fixture
+def cluster():
+    """A Kubernetes cluster whose pods follow scripts."""
+    with Cluster(pace=0.05) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def live_cluster(engine, tmp_path):
+    """A Kubernetes cluster whose pods really run, on the engine."""
+    with Cluster(DockerRuntime(engine, tmp_path / "node"), pace=0.05) as cluster:
+        yield cluster

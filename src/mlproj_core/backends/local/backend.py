@@ -72,8 +72,8 @@ class LocalBackend:
                 raise UserError(
                     f"backend_config: the local backend knows no {name!r}.{hint} It takes detach (true: the run "
                     "outlives this process), grace (seconds between TERM and KILL when the run is ended), max_runs "
-                    "(how many of the runs that give it work on this host at once; the others wait) and find_containers "
-                    "(true: runs in containers of the same engine that other hosts have started are found by key too)."
+                    "(how many of the runs that give it work on this host at once; the others wait) and "
+                    "find_containers (true: runs in containers that other hosts have started are found by key too)."
                 )
         log_limit()
         host_max_runs(os.environ)
