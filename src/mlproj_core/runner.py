@@ -88,6 +88,7 @@ def run(
         backend: where to run: "local", a backend that is installed, or a `Backend` itself, such as one that was given a
             client of its own.
         backend_config: the backend's own settings: a dict, or the path to a `.json` file. Local: `detach` (bool),
+            `find_containers` (bool: whether runs in containers that other hosts have started are found by key too),
             `grace` (seconds between TERM and KILL when the run is ended; default 10) and `max_runs` (how many of the
             runs that give it work on this host at once; the others wait in the phase `queued`, outside their
             `timeout`). The variable MLPROJ_MAX_RUNS limits all local runs of this host in the same way.

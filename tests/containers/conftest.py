@@ -30,6 +30,17 @@ def registry(tmp_path_factory):
 
 
 @pytest.fixture
+def container_world(tmp_path, monkeypatch, engine):
+    """A state directory, and a project with a docker_env that counts its starts."""
+    monkeypatch.setenv("MLPROJ_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("MLPROJ_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLPROJ_TRACKING", "off")
+    world = ContainerWorld(tmp_path, engine)
+    yield world
+    world.close()
+
+
+@pytest.fixture
 def cluster():
     """A Kubernetes cluster whose pods follow scripts."""
     with Cluster(pace=0.05) as cluster:
@@ -41,14 +52,3 @@ def live_cluster(engine, tmp_path):
     """A Kubernetes cluster whose pods really run, on the engine."""
     with Cluster(DockerRuntime(engine, tmp_path / "node"), pace=0.05) as cluster:
         yield cluster
-
-
-@pytest.fixture
-def container_world(tmp_path, monkeypatch, engine):
-    """A state directory, and a project with a docker_env that counts its starts."""
-    monkeypatch.setenv("MLPROJ_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("MLPROJ_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("MLPROJ_TRACKING", "off")
-    world = ContainerWorld(tmp_path, engine)
-    yield world
-    world.close()

@@ -12,6 +12,7 @@ from mlflow_world import MlflowServer
 from protocol_suite import ASKER, until
 
 import mlproj_core
+from mlproj_core import protocol
 from mlproj_core.backends.local.backend import LocalBackend
 from mlproj_core.backends.local.container_attempt import ContainerAttempt
 
@@ -137,6 +138,26 @@ class TestARetryOnAnotherHost:
         go(world)
         assert run.wait()
         assert world.starts() == 1
+
+    def test_finds_it_by_its_key_if_it_is_to_look_for_containers(self, world):
+        run = at_work(world)
+        config = {**world.backend_config, "find_containers": True}
+        answer = self.elsewhere(world, key="k", turn=2, backend_config=config)
+        assert answer["handle"]["attempt"] == 1, answer
+        assert answer["handle"]["run_id"] == run.run_id
+        go(world)
+        assert run.wait()
+        assert world.starts() == 1
+
+    def test_cancels_it_by_its_key(self, world, monkeypatch):
+        run = at_work(world)
+        monkeypatch.setattr("mlproj_core.backends.local.directory.host_name", lambda: "another-host")
+        monkeypatch.setenv("MLPROJ_STATE_DIR", str(world.directory / "another-state"))
+        backend = LocalBackend(find_containers=True)
+        protocol.cancel_key(backend, "k", None, print)
+        monkeypatch.undo()
+        run.wait()
+        assert (run.get_status(), run.reason.code) == ("KILLED", "cancelled")
 
     def test_returns_what_has_finished(self, world):
         run = at_work(world)

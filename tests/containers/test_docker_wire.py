@@ -77,6 +77,11 @@ class TestAContainer:
         wire.wait(container, 30)
         assert wire.container(container)["State"]["ExitCode"] == 137
 
+    def test_is_found_by_a_label(self, wire):
+        create(wire, "true", Labels={"mlproj.key": "k", "other": "x"})
+        create(wire, "true", "another", Labels={"mlproj.key": "l"})
+        assert wire.labels("mlproj.key=k") == [{"mlproj.key": "k", "other": "x"}]
+
     def test_has_a_name_that_is_taken(self, wire):
         create(wire, "true")
         with pytest.raises(EngineRefusal, match="already in use") as refusal:

@@ -18,7 +18,10 @@ from protocol_suite import until
 
 import mlproj_core
 from mlproj_core import UserError, protocol
-from mlproj_core.backends.kubernetes import KubernetesBackend, backend, hold
+from mlproj_core.backends.backend import State
+from mlproj_core.backends.kubernetes import KubernetesBackend, backend, connect, hold
+from mlproj_core.backends.kubernetes.connect import forget_clusters
+from mlproj_core.backends.kubernetes.watch import stop_watching
 from mlproj_core.errors import ContactLost
 from mlproj_core.handle import RunHandle, attempt_name
 
@@ -75,6 +78,21 @@ class TestTheClaim:
         assert secret["immutable"] is True
         assert base64.b64decode(secret["data"]["TOKEN"]) == b"geheim"
         assert world.cluster.runtime.containers[run.handle.name, "mlproj"].environment["TOKEN"] == "geheim"
+        end(world, run)
+
+    def test_that_is_half_made_is_completed_by_one_of_many(self, world):
+        asker, _ = world.paused_asker("after the claim", arguments={"key": "k", "docker_args": IMAGE})
+        asker.kill()
+        asker.wait()
+        cluster = KubernetesBackend()
+        handle = cluster.find("k")
+        until(lambda: cluster.look(handle).state is State.UNSTARTED)
+        holds = [cluster.adopt(handle) for _ in range(5)]
+        assert [one is not None for one in holds] == [True, False, False, False, False]
+        assert cluster.look(handle).state is State.STARTING
+        until(lambda: cluster.look(handle).state is State.UNSTARTED)  # the one may have died as well
+        run = running(world)
+        assert run.handle.attempt == 1
         end(world, run)
 
     def test_waits_for_a_job_of_its_name_that_is_being_deleted(self, world):
@@ -414,9 +432,46 @@ class TestTheCluster:
             assert run.wait()
             assert other.job(run.handle.name) is not None
             assert world.cluster.job(run.handle.name) is None
-            from mlproj_core.backends.kubernetes.watch import stop_watching
-
             stop_watching()
+
+    @pytest.fixture
+    def closed(self, tmp_path):
+        """A cluster that speaks TLS and wants a token; and that token."""
+        (tmp_path / "tls").mkdir()
+        with Cluster(ScriptedRuntime(), pace=0.02, directory=tmp_path / "tls") as cluster:
+            cluster.server.closed = True
+            yield cluster, cluster.add_user()
+            stop_watching()
+            forget_clusters()
+
+    def test_is_trusted_by_the_certificate_of_the_kubeconfig(self, world, closed):
+        cluster, token = closed
+        cluster.write_kubeconfig(world.directory / "kubeconfig", token)
+        run = submit(world)
+        assert run.wait()
+        assert token not in run.handle.to_json()
+
+    def test_of_the_pod_that_asks_is_found_by_its_service_account(self, world, closed, monkeypatch):
+        from kubernetes.config import incluster_config
+
+        cluster, token = closed
+        account = world.directory / "account"
+        account.mkdir()
+        (account / "token").write_text(token)
+        (account / "ca.crt").write_bytes(cluster.authority)
+        (account / "namespace").write_text("ml")
+        monkeypatch.setattr(connect, "ACCOUNT", account)
+        monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(account / "token"))
+        monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(account / "ca.crt"))
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", cluster.url.rpartition(":")[2])
+        monkeypatch.setenv("KUBECONFIG", str(world.directory / "nothing"))
+        run = submit(world)
+        assert run.wait()
+        assert run.handle.ref["namespace"] == "ml"
+        assert mlproj_core.attach(run.handle.to_json()).get_status() == "FINISHED"
+        with pytest.raises(UserError, match="there is no kubeconfig"):
+            submit(world, backend_config={"kube-context": "tests"})
 
     @pytest.mark.parametrize(
         ("config", "words"),

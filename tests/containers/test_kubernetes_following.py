@@ -9,7 +9,7 @@ from kubernetes_runtime import Script, ScriptedRuntime
 from kubernetes_world import KubernetesWorld
 from protocol_suite import until
 
-from mlproj_core.backends.kubernetes import KubernetesBackend, logs, watch
+from mlproj_core.backends.kubernetes import KubernetesBackend, client, logs, watch
 from mlproj_core.errors import ContactLost
 
 
@@ -258,6 +258,19 @@ class TestTheOutput:
         end(world, run)
         until(lambda: follower.is_over)
         assert follower.text == "".join(f"line {number}\nand its rest\n" for number in range(8))
+
+    def test_is_followed_on_when_a_connection_is_silent_for_long(self, world, monkeypatch):
+        monkeypatch.setattr(client, "QUIET", 0.2)
+        run = running(world)
+        say(world, run, "one\n")
+        follower = Follower(run)
+        until(lambda: follower.text == "one\n")
+        time.sleep(0.7)
+        say(world, run, "two\n")
+        until(lambda: follower.text == "one\ntwo\n")
+        end(world, run)
+        until(lambda: follower.is_over)
+        assert follower.text == "one\ntwo\n"
 
     def test_is_followed_on_after_a_rotation(self, world):
         run = running(world)

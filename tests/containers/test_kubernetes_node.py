@@ -11,7 +11,7 @@ from kubernetes_cluster import Cluster
 from kubernetes_docker import DockerRuntime
 from kubernetes_logs import Log
 from kubernetes_recordings import ask, recording
-from kubernetes_runtime import Script
+from kubernetes_runtime import Script, ScriptedRuntime
 from waiting import wait_for
 
 MERGE = "application/merge-patch+json"
@@ -232,6 +232,37 @@ class TestScripts:
             cluster, "POST", "/api/v1/namespaces/ml/secrets", body={"metadata": {"name": "s"}, "stringData": {"K": "v"}}
         )
         cluster.wait_for_job("train")
+
+
+class SlowRuntime(ScriptedRuntime):
+    """Takes half a second to start a container; like an engine, it does not stop one that it has not started."""
+
+    def __init__(self):
+        super().__init__()
+        self.starts = threading.Event()
+        self.script(Script(exit_code=None))
+
+    def create(self, pod, container, log):
+        made = super().create(pod, container, log)
+        start = made.start
+
+        def slowly():
+            self.starts.set()
+            time.sleep(0.5)
+            made._code = None
+            start()
+
+        made.start = slowly
+        return made
+
+
+class TestDeletion:
+    def test_while_a_container_starts_stops_it_all_the_same(self):
+        with Cluster(SlowRuntime(), pace=0.05) as cluster:
+            start(cluster, "train")
+            assert cluster.runtime.starts.wait(30)
+            ask(cluster, "DELETE", f"{JOBS}/train", {"propagationPolicy": "Foreground"})
+            wait_for(lambda: cluster.job("train") is None, lambda: json.dumps(cluster.pods(), indent=1), 15, bool)
 
 
 class TestLogs:

@@ -38,7 +38,7 @@ class PodWorker:
         self._node, self._store, self._runtime = node, node.store, node.runtime
         self.pod, self.state = pod, PodState(pod, number)
         self._killing, self._guard = threading.Event(), threading.RLock()
-        self._made = []
+        self._started, self._starting = [], threading.Lock()
         self._killer = None
         self._stopped = False
         self.thread = threading.Thread(target=self._run, name=f"pod-{pod['metadata']['name']}")
@@ -77,12 +77,13 @@ class PodWorker:
         self._killing.set()
         with self._guard:
             living = [state for state in self.state.containers if state.runs]
-            made = list(self._made)
+        with self._starting:
+            started = list(self._started)
         for state in living:
             self._event("Normal", "Killing", f"Stopping container {state.name}", state)
         if living:
             self._write()
-        stoppers = [threading.Thread(target=container.stop, args=(grace,)) for container in made]
+        stoppers = [threading.Thread(target=container.stop, args=(grace,)) for container in started]
         for stopper in stoppers:
             stopper.start()
         for stopper in stoppers:
@@ -100,9 +101,7 @@ class PodWorker:
                 self._be_killed()
             self._settle()
         finally:
-            with self._guard:
-                made = list(self._made)
-            for container in made:
+            for container in self._started:
                 container.stop(0)
             self._runtime.remove_pod(self.pod)
             self._node.forget(self)
@@ -208,13 +207,13 @@ class PodWorker:
         self._have_image(state)
         container = self._create(state)
         state.running = container
-        with self._guard:
-            self._made.append(container)
-            if self._killing.is_set():
-                raise _Killed
         self._event("Normal", "Created", "Container created", state)
         try:
-            container.start()
+            with self._starting:  # what is started from here on is stopped by whoever kills the pod
+                if self._killing.is_set():
+                    raise _Killed
+                container.start()
+                self._started.append(container)
         except StartProblem as problem:
             message = str(problem)
             self._event("Warning", "Failed", f"Error: {message}", state)

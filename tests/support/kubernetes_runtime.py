@@ -1,4 +1,8 @@
-"""What runs the containers of a pod: the interface of a kubelet to it, and one that follows a script."""
+"""What runs the containers of a pod: the interface of a kubelet to it, and one that follows a script.
+
+A runtime has `ensure_image`, `create`, `remove_pod` and `stop`; what it creates has `id`, `image`, `image_id`, `log`,
+`start`, `wait` and `stop`. Only a container that was started is waited for and stopped.
+"""
 
 import fnmatch
 import re

@@ -30,9 +30,10 @@ class Container:
 
     Attributes:
         image: the image, or the base of the one that is to be built.
-        arguments: the caller's arguments for `docker run`.
+        arguments: the caller's arguments for `docker run`, in the words of the Engine API.
         volumes: those of the project, as for `docker run -v`, with absolute paths.
         variables: those that the project and the caller ask for. May be secret.
+        docker_args: the caller's arguments for `docker run` as given.
         docker_env: what the MLproject says; None where the image was named by the caller only.
         build: whether an image is to be built that holds the project.
         docker_auth: the caller's credentials for a registry. Secret.
@@ -42,6 +43,7 @@ class Container:
     arguments: DockerArguments = field(repr=False)
     volumes: tuple[str, ...]
     variables: ContainerVariables = field(repr=False)
+    docker_args: Mapping[str, Any] = field(default_factory=dict, repr=False)
     docker_env: DockerEnvSpec | None = None
     build: bool = False
     docker_auth: Mapping[str, str] | None = field(default=None, repr=False)
@@ -97,6 +99,7 @@ def wanted_container(
         variables=resolve_environment(
             docker_env.environment if docker_env is not None else (), arguments.environment, environ
         ),
+        docker_args=dict(request.docker_args or {}),
         docker_env=docker_env,
         build=bool(request.build_image),
         docker_auth=request.docker_auth,

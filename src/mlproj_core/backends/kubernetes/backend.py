@@ -20,6 +20,7 @@ from mlproj_core.backends.kubernetes.labels import KEY
 from mlproj_core.backends.kubernetes.objects import (
     CANCEL,
     CLAIM,
+    HOLDER,
     MANAGED,
     OUTCOME,
     RECORD,
@@ -121,13 +122,18 @@ class KubernetesBackend:
         return KubernetesHold(cluster, _handle(cluster, claim, job), self._config, work)
 
     def adopt(self, handle: RunHandle) -> KubernetesHold | None:
-        """A hold on a claim that was not started; there may be several."""
+        """A hold on a claim that was not started, and that nobody has just set about completing."""
         cluster = self._cluster_of(handle)
         with _contact():
-            job = cluster.get("jobs", handle.name)
-        if job is None or job["metadata"].get("deletionTimestamp"):
-            return None
-        if annotation(job, STARTED) is not None or annotation(job, OUTCOME) is not None:
+            job, verdict = judged(cluster, handle)
+            if job is None or verdict.state is not State.UNSTARTED or job["metadata"].get("deletionTimestamp"):
+                return None
+            mark = {"resourceVersion": job["metadata"]["resourceVersion"], "annotations": {HOLDER: str(time.time())}}
+            try:
+                job = cluster.patch("jobs", handle.name, {"metadata": mark})
+            except Conflict:  # somebody else was faster
+                return None
+        if job is None:
             return None
         return KubernetesHold(cluster, _handle(cluster, Claim.from_dict(annotation(job, CLAIM)), job), self._config)
 

@@ -31,7 +31,7 @@ READ_TIMEOUT = 30.0
 """Seconds to wait for an answer, or for the next piece of one."""
 
 QUIET = 120.0
-"""Seconds in which a watch says nothing until its connection is taken for dead: bookmarks come every minute or so."""
+"""Seconds in which a stream says nothing until its connection is taken for dead: bookmarks come every minute or so."""
 
 PATIENCE = 10.0
 """Seconds that a request may spend on a server that is unwell before it raises."""
@@ -94,8 +94,6 @@ class Stream:
                     yield line + b"\n"
             if rest:
                 yield rest
-        except GeneratorExit:
-            raise
         except Exception as error:
             raise Throttled(f"the connection broke: {error}") from None
         finally:
@@ -238,8 +236,8 @@ class Cluster:
         query |= {"sinceTime": since} if since is not None else {}
         query |= {"tailLines": str(tail)} if tail is not None else {}
         try:
-            # A container that prints nothing for a day sends nothing for a day.
-            return self._open("get", "pods", f"{pod}/log", query, read_timeout=None if follow else READ_TIMEOUT)
+            # A container may print nothing for a day: its log is opened anew then, lest it be a dead connection.
+            return self._open("get", "pods", f"{pod}/log", query, read_timeout=QUIET if follow else READ_TIMEOUT)
         except InvalidObject:  # 400: the container has not started; 404: the pod is gone
             return None
 

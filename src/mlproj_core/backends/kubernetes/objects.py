@@ -11,6 +11,7 @@ __all__ = [
     "CANCEL",
     "CLAIM",
     "CONTAINER",
+    "HOLDER",
     "MANAGED",
     "OUTCOME",
     "OVERDUE",
@@ -39,6 +40,9 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 CLAIM, RECORD, STARTED = "mlproj/claim", "mlproj/record", "mlproj/started"
 CANCEL, OUTCOME, RESULT, SETTLED = "mlproj/cancel", "mlproj/outcome", "mlproj/result", "mlproj/settled"
 """Annotations of the Job: JSON values, and times in seconds since the epoch."""
+
+HOLDER = "mlproj/holder"
+"""The annotation of when somebody last set about completing the claim of another."""
 
 CONTAINER = "mlproj/container"
 """The annotation of Job and pod that names the container that the project runs in."""

@@ -10,6 +10,7 @@ from mlproj_core.backends.kubernetes import ending
 from mlproj_core.backends.kubernetes.objects import (
     CANCEL,
     CLAIM,
+    HOLDER,
     OUTCOME,
     OVERDUE,
     STARTED,
@@ -29,7 +30,7 @@ from mlproj_core.status import Outcome, Phase, Reason, RunStatus
 __all__ = ["Verdict", "judge", "needs_events", "needs_pods", "until_overdue"]
 
 COMPLETION_PATIENCE = 2.0
-"""Seconds after its claim in which a run is left to whoever claimed it: recording it takes a call or two."""
+"""Seconds in which a run is left to whoever claimed it, or set about completing its claim: it takes a call or two."""
 
 
 CREATION_PATIENCE = 3.0
@@ -140,8 +141,7 @@ def judge(
 
 
 def _unstarted(job: Object, now: float) -> Verdict:
-    claimed = float(annotation(job, CLAIM)["created_at"])
-    age = now - claimed
+    age = now - max(float(annotation(job, CLAIM)["created_at"]), float(annotation(job, HOLDER) or 0))
     if 0 <= age < COMPLETION_PATIENCE:
         return Verdict(State.STARTING, Phase.QUEUED, again=COMPLETION_PATIENCE - age)
     return Verdict(State.UNSTARTED, Phase.QUEUED)

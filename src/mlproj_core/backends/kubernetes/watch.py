@@ -268,6 +268,8 @@ class _Follower:
         self._stream = stream = self._cluster.watch(self._kind, MANAGED, self._version, seconds)
         self._hears()
         try:
+            if self._stopped.is_set():  # before there was a stream to cut
+                return
             for line in stream:
                 if self._stopped.is_set():
                     return

@@ -36,8 +36,10 @@ class LocalBackend:
     exclusive_claims = True
     runs_here = True
 
-    def __init__(self, state: Path | None = None) -> None:
+    def __init__(self, state: Path | None = None, *, find_containers: bool = False) -> None:
+        """Use a state directory, and look for the runs of a key among the containers of the engine too, if wished."""
         self.state = state or state_dir()
+        self.find_containers = find_containers
 
     @classmethod
     def of(cls, directory: str) -> LocalBackend:
@@ -51,11 +53,11 @@ class LocalBackend:
         return self._handle(claim.key, claim.attempt, claim)
 
     def configure(self, config: Mapping[str, Any]) -> LocalBackend:
-        """`detach` is true or false, `grace` a number of seconds, `max_runs` a number of runs; no more is taken."""
+        """`detach` and `find_containers` are true or false, `grace` seconds, `max_runs` a number; no more is taken."""
         for name, value in config.items():
-            if name == "detach":
+            if name in ("detach", "find_containers"):
                 if not isinstance(value, bool):
-                    raise UserError(f"backend_config['detach'] must be true or false; got {value!r}")
+                    raise UserError(f"backend_config[{name!r}] must be true or false; got {value!r}")
             elif name == "grace":
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
                     raise UserError(f"backend_config['grace'] must be a number of seconds, 0 or more; got {value!r}")
@@ -65,23 +67,35 @@ class LocalBackend:
             else:
                 from difflib import get_close_matches
 
-                close = get_close_matches(str(name), ("detach", "grace", "max_runs"), n=1)
+                close = get_close_matches(str(name), ("detach", "find_containers", "grace", "max_runs"), n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise UserError(
                     f"backend_config: the local backend knows no {name!r}.{hint} It takes detach (true: the run "
-                    "outlives this process), grace (seconds between TERM and KILL when the run is ended) and max_runs "
-                    "(how many of the runs that give it work on this host at once; the others wait)."
+                    "outlives this process), grace (seconds between TERM and KILL when the run is ended), max_runs "
+                    "(how many of the runs that give it work on this host at once; the others wait) and "
+                    "find_containers (true: runs in containers that other hosts have started are found by key too)."
                 )
         log_limit()
         host_max_runs(os.environ)
-        return self
+        return LocalBackend(self.state, find_containers=True) if config.get("find_containers") else self
 
     # -- claims
 
     def find(self, key: str) -> RunHandle | None:
-        """The newest attempt of a key on this host."""
+        """The newest attempt of a key on this host; with `find_containers`, or of another host that has the engine.
+
+        Raises:
+            ContactLost: the engine is to be asked, and cannot be reached.
+        """
         attempts = self._attempts(key)
-        return self._handle(key, max(attempts)) if attempts else None
+        here = self._handle(key, max(attempts)) if attempts else None
+        if not self.find_containers:
+            return here
+        from mlproj_core.backends.local.container_attempt import find_container
+        from mlproj_core.containers.engine import engine_host
+
+        there = find_container(key, engine_host(os.environ))
+        return there if there is not None and (here is None or there.attempt > here.attempt) else here
 
     def by_tag(self, tag: str) -> RunHandle | None:
         """The attempt of this host whose tag is `K-n`; None if there is none."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlproj_core.backends.local.contained import AUTH, CLIENT, MADE, PREPARED, REMOVED, RESULT, SECRET, VISIBLE
 from mlproj_core.backends.local.container_request import asked_body
-from mlproj_core.backends.local.directory import RunDirectory
+from mlproj_core.backends.local.directory import RunDirectory, host_name
 from mlproj_core.claim import Claim, Record
 from mlproj_core.containers.engine import engine_host, is_local
 from mlproj_core.containers.inside import Inside, inside
@@ -88,7 +88,7 @@ def claimed(launch: Launch, name: str, environ: Mapping[str, str], moved: tuple[
     """
     container = launch.container
     assert container is not None  # noqa: S101  # asked for containers only
-    value = {**container.request(), "engine": engine_host(environ), "name": name}
+    value = {**container.request(), "engine": engine_host(environ), "name": name, "host": host_name()}
     return _moved(value, str(moved[0]), str(moved[1])) if moved is not None else value
 
 

@@ -21,7 +21,7 @@ from mlproj_core.claim import Claim, Record
 from mlproj_core.containers.engine import connect, in_contact
 from mlproj_core.containers.wire import open_wire
 from mlproj_core.errors import ContactLost, ExecutionException, TrackingError, UserError
-from mlproj_core.handle import RunHandle
+from mlproj_core.handle import RunHandle, key_digest
 from mlproj_core.status import Outcome, Phase, Reason, ReasonCode, RunStatus
 from mlproj_core.tracking import ATTEMPT_TAG
 from mlproj_core.tracking import connect as connect_tracking
@@ -29,7 +29,7 @@ from mlproj_core.tracking import connect as connect_tracking
 if TYPE_CHECKING:
     from docker import APIClient
 
-__all__ = ["ContainerAttempt"]
+__all__ = ["ContainerAttempt", "find_container"]
 
 LATENESS = 60.0
 """Seconds for which a run may be over its timeout before somebody without a part in it ends it: its supervisor does."""
@@ -283,6 +283,27 @@ class ContainerAttempt:
                 seen: dict[str, Any] = client.inspect_container(name)
                 return seen
         return None
+
+
+def find_container(key: str, engine: str) -> RunHandle | None:
+    """The newest attempt of a key among the containers of an engine; None if there is none.
+
+    Raises:
+        ContactLost: the engine cannot be reached.
+    """
+    found: list[RunHandle] = []
+    with open_wire(engine) as wire:
+        for labels in wire.labels(f"mlproj.key={key_digest(key)}"):
+            claim, record = (json.loads(labels[f"mlproj.{name}"]) for name in ("claim", "record"))
+            container = claim["request"]["container"]
+            ref = {
+                "host": container["host"],
+                "tethered": claim["request"]["tethered"],
+                "turn": claim["turn"],
+                "container": {"engine": engine, "name": container["name"]},
+            }
+            found.append(RunHandle("local", claim["key"], claim["attempt"], record["run_id"], ref))
+    return max(found, key=lambda handle: handle.attempt, default=None)
 
 
 def _is_marked(seen: dict[str, Any]) -> bool:
