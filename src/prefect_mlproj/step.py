@@ -22,6 +22,10 @@ from prefect.tasks import Task
 from prefect.utilities.engine import emit_task_run_state_change_event
 from prefect.utilities.urls import url_for
 
+# By the thread that imports the flow. Threads of tasks that import a package for the first time at once, one its parts
+# and one the whole, can find it half made.
+import mlproj_core.parameters
+import mlproj_core.spec  # noqa: F401
 from mlproj_core.errors import MlprojError, Superseded, UserError
 from mlproj_core.request import RunRequest, read_backend_config
 from mlproj_core.runs import attach

@@ -118,11 +118,15 @@ def at_work(prefect, run, number=2):
         return prefect.log_text(run).count("line 1 of") == number
 
     prefect.wait_for(begun, lambda: prefect.log_text(run), 90)
-    shown = [artifact["description"] or artifact["data"] for artifact in prefect.artifacts(run)]
-    handles = [json.loads(found[1]) for text in shown if (found := re.search(r"```json\n(.*?)\n```", text))]
+    prefect.wait_for(lambda: not any("intent" in text for text in shown(prefect, run)), lambda: shown(prefect, run))
+    handles = [re.search(r"```json\n(.*?)\n```", text) for text in shown(prefect, run)]
     assert len(handles) == number
-    assert not [text for text in shown if "intent" in text]
-    return handles
+    return [json.loads(found[1]) for found in handles]
+
+
+def shown(prefect, run):
+    """The texts of a flow run's artifacts."""
+    return [artifact["description"] or artifact["data"] for artifact in prefect.artifacts(run)]
 
 
 def are_ended(prefect, elsewhere):
