@@ -85,6 +85,10 @@ class Launch:
     spec: EnvironmentSpec | None = None
     upstream: Upstream | None = None
 
+    def surroundings(self, caller: Mapping[str, str]) -> dict[str, str]:
+        """The environment of what works for a run beside its project, such as the client of its container."""
+        return {**visible(caller, (*self.tracking.child_unset, *self.withhold)), **self.tracking.child_secrets}
+
     def environment_of(self, caller: Mapping[str, str], record: Record) -> dict[str, str]:
         """The environment of the project's process: the caller's, with what the run adds. It may hold secrets."""
         variables = visible(caller, (*self.tracking.child_unset, *self.withhold))
@@ -109,6 +113,7 @@ class Launch:
             # Only where there are any: a claim of an earlier release is the same request without.
             **({"secrets": list(self.secrets)} if self.secrets else {}),
             "env_manager": self.env_manager,
+            **({"container": self.container.request()} if self.container is not None else {}),
             "backend_config": dict(self.backend_config),
             "timeout": self.timeout,
         }

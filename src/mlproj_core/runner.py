@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from mlproj_core.status import RunStatus
 
 if TYPE_CHECKING:
     from mlproj_core.backends import Backend
+    from mlproj_core.containers import Container
     from mlproj_core.data.remote import Download
     from mlproj_core.sources import Checkout, Upstream
     from mlproj_core.tracking import Tracking
@@ -34,6 +35,9 @@ ELSEWHERE = "/tmp/mlproj-data"  # noqa: S108 - of a pod's own
 
 DIGEST_TAG = "mlproj.source.sha256"
 """The tag with the digest of the archive that a project came in."""
+
+IMAGE_TAG = "mlflow.docker.image.uri"
+"""`MLFLOW_DOCKER_IMAGE_URI` of `mlflow/utils/mlflow_tags.py`."""
 
 
 def run(
@@ -76,12 +80,15 @@ def run(
         version: for a Git project a branch, tag or commit.
         parameters: values by parameter name; names that the entry point does not declare become `--name value`. A
             secret parameter may be given in `env_vars` too, or be there as a variable of this process.
-        docker_args: arguments for `docker run`, for projects that run in a container.
+        docker_args: flags of `docker run` by their names, for projects that run in a container: `{"gpus": "all",
+            "memory": "4g", "env": ["A=1", "TOKEN"], "volume": ["/data:/data:ro"]}`. `image` names another image, or one
+            for a project without docker_env. See docs/containers.md.
         experiment_name: the experiment to record the run in, created if it does not exist; or
         experiment_id: its id.
         backend: where to run: "local", a backend that is installed, or a `Backend` itself, such as one that was given a
             client of its own.
         backend_config: the backend's own settings: a dict, or the path to a `.json` file. Local: `detach` (bool),
+            `find_containers` (bool: whether runs in containers that other hosts have started are found by key too),
             `grace` (seconds between TERM and KILL when the run is ended; default 10) and `max_runs` (how many of the
             runs that give it work on this host at once; the others wait in the phase `queued`, outside their
             `timeout`). The variable MLPROJ_MAX_RUNS limits all local runs of this host in the same way.
@@ -92,8 +99,9 @@ def run(
         run_name: name of the MLflow run.
         env_manager: "virtualenv", "uv", "conda" or "local" (the environment of this process); by default what MLflow
             takes for the project's kind of environment. See docs/environments.md.
-        build_image: whether to build an image of the project, for projects that run in a container.
-        docker_auth: credentials for a Docker registry.
+        build_image: whether to build an image that holds the project's code on top of the container's image, instead of
+            copying the code into the container.
+        docker_auth: credentials for a Docker registry, as for `docker.login`: username, password, registry.
         env_vars: environment variables for the project. They may be secret: they are passed on, never written down.
         tags: tags for the MLflow run.
         parent_run_id: id of the MLflow run that this one is nested in.
@@ -170,7 +178,7 @@ def submit(
 def submit_request(
     request: RunRequest,
     *,
-    tethered: bool = False,
+    tethered: bool | Callable[[Container | None], bool] = False,
     key: str | None = None,
     turn: int | list[int] | tuple[int, ...] | None = None,
     fresh_after: int | list[int] | tuple[int, ...] = 0,
@@ -182,7 +190,8 @@ def submit_request(
 
     Args:
         request: what to run.
-        tethered: whether the run ends with this process, unless `backend_config["detach"]` says otherwise.
+        tethered: whether the run ends with this process, unless `backend_config["detach"]` says otherwise; or what
+            decides that once it is known in what container the project runs, if in any. It may refuse by a `UserError`.
         key: see `submit`; so too for turn, fresh_after, handle and report.
         exposed: whether others can read the request's `parameters`, as on a command line: secret ones are refused.
     """
@@ -222,7 +231,7 @@ def _launch(
     config: Mapping[str, Any],
     *,
     key: str,
-    tethered: bool,
+    tethered: bool | Callable[[Container | None], bool],
     exposed: bool,
     report: Report,
 ) -> Launch:
@@ -252,7 +261,12 @@ def _launch(
     # The host's own environment needs no environment file, and MLflow does not look at a faulty one then.
     unread = wanted_manager == "local" and project.environment_source.kind != "docker"
     environment = None if unread else project.environment_of(request.entry_point)
-    container = wanted_container(request, project.environment_source.docker)
+    container = wanted_container(
+        request,
+        project.environment_source.docker,
+        directory=checkout.directory,
+        environ={**visible(os.environ, request.withhold), **variables},
+    )
     plan: dict[str, Any] = {"ready": None, "request": None}
     if container is not None:
         manager = "docker"
@@ -280,6 +294,8 @@ def _launch(
         env_manager=manager,
         parent_run_id=parent,
     )
+    if container is not None and not container.build:
+        system[IMAGE_TAG] = container.image
     if checkout.digest is not None:
         system[DIGEST_TAG] = checkout.digest
     # For whoever comes later with reuse_finished. Whether what is run in place is clean only git knows, and to ask it
@@ -313,7 +329,7 @@ def _launch(
         secrets=tuple(sorted(bound.secrets)),
         timeout=request.timeout,
         backend_config=config,
-        tethered=tethered,
+        tethered=tethered(container) if callable(tethered) else tethered,
         withhold=request.withhold,
         downloads=bound.downloads,
         container=container,

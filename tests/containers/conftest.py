@@ -1,22 +1,15 @@
 """A real Docker engine for the tests of each worker, Kubernetes clusters, and a real tracking server."""
 
-import tempfile
-
 import pytest
-from docker_world import Registry, standard_engine
+from container_world import ContainerWorld
+from docker_world import Registry
+from docker_world import closed_registry as closed_registry
+from docker_world import shared_engine as shared_engine
 from kubernetes_cluster import Cluster
 from kubernetes_docker import DockerRuntime
 from mlflow_world import mlflow_environment as mlflow_environment
 from mlflow_world import mlflow_python as mlflow_python
 from mlflow_world import mlflow_server as mlflow_server
-
-
-@pytest.fixture(scope="session")
-def shared_engine():
-    """An engine with the standard images; its directory is short, since a socket's path must be."""
-    engine = standard_engine(tempfile.mkdtemp(prefix="mlproj-"))
-    yield engine
-    engine.stop()
 
 
 @pytest.fixture
@@ -36,12 +29,15 @@ def registry(tmp_path_factory):
     registry.close()
 
 
-@pytest.fixture(scope="session")
-def closed_registry(tmp_path_factory):
-    """A registry that asks for the login `me` with the password `geheim`."""
-    registry = Registry(tmp_path_factory.mktemp("registry"), login=("me", "geheim"))
-    yield registry
-    registry.close()
+@pytest.fixture
+def container_world(tmp_path, monkeypatch, engine):
+    """A state directory, and a project with a docker_env that counts its starts."""
+    monkeypatch.setenv("MLPROJ_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("MLPROJ_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLPROJ_TRACKING", "off")
+    world = ContainerWorld(tmp_path, engine)
+    yield world
+    world.close()
 
 
 @pytest.fixture

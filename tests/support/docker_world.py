@@ -14,11 +14,13 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
 
 import docker
+import pytest
 from missing import missing
 from mlflow_world import free_port
 from uv import find_uv_bin
@@ -138,6 +140,14 @@ def standard_engine(directory):
     return engine
 
 
+@pytest.fixture(scope="session")
+def shared_engine():
+    """An engine with the standard images; its directory is short, since a socket's path must be."""
+    engine = standard_engine(tempfile.mkdtemp(prefix="mlproj-"))
+    yield engine
+    engine.stop()
+
+
 def docker_program():
     """The path of Docker's own command line, which tests compare with."""
     return shutil.which("docker") or missing("docker is not installed: run scripts/system-packages.sh as root")
@@ -180,6 +190,14 @@ class Registry:
     def close(self):
         self._process.kill()
         self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def closed_registry(tmp_path_factory):
+    """A registry that asks for the login `me` with the password `geheim`."""
+    registry = Registry(tmp_path_factory.mktemp("registry"), login=("me", "geheim"))
+    yield registry
+    registry.close()
 
 
 def _listens(port):

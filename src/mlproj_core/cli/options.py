@@ -60,22 +60,28 @@ def read_config(text: str | None, option: str) -> dict[str, Any]:
     return config
 
 
-def pairs(arguments: Sequence[str], option: str, *, flags: bool = False) -> dict[str, Any]:
+def pairs(arguments: Sequence[str], option: str, *, flags: bool = False, repeated: bool = False) -> dict[str, Any]:
     """The pairs of an option NAME=VALUE that may be given several times; the rules are those of `mlflow run`.
 
     Args:
         arguments: as given.
         option: its name, for messages.
         flags: whether a NAME alone may stand for True.
+        repeated: whether a NAME may be given several times, and then stands for the list of its values.
     """
     found: dict[str, Any] = {}
     for argument in arguments:
-        name, equals, value = argument.partition("=")
+        name, equals, text = argument.partition("=")
         if not equals and not flags:
             raise click.UsageError(f"Invalid format for {option}: {argument!r}. Use {option} name=value.")
-        if name in found:
+        value = text if equals else True
+        if name not in found:
+            found[name] = value
+        elif repeated:
+            before = found[name]
+            found[name] = [*(before if isinstance(before, list) else [before]), value]
+        else:
             raise click.UsageError(f"{option} {name!r} is given more than once.")
-        found[name] = value if equals else True
     return found
 
 

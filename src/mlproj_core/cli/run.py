@@ -41,7 +41,8 @@ FROM_MLFLOW = (
         "-A",
         metavar="NAME=VALUE",
         multiple=True,
-        help="An argument of `docker run`: -A gpus=all, or -A NAME for a flag.",
+        help="A flag of `docker run` for a run in a container: -A gpus=all, -A NAME for one without a value, several "
+        "times for one that may be repeated. -A image=IMAGE runs any project in that image.",
     ),
     click.option(
         "--experiment-name",
@@ -78,7 +79,10 @@ FROM_MLFLOW = (
     click.option("--run-id", metavar="RUN_ID", help="Use this MLflow run instead of creating one."),
     click.option("--run-name", metavar="RUN_NAME", help="Name of the MLflow run."),
     click.option(
-        "--build-image", is_flag=True, default=False, help="Of a project in a container: build an image that holds it."
+        "--build-image",
+        is_flag=True,
+        default=False,
+        help="Of a project in a container: build an image that holds its code.",
     ),
 )
 """The options of `mlflow run`, with their names, meanings and variables."""
@@ -199,7 +203,7 @@ def _request(context: click.Context, given: dict[str, Any]) -> RunRequest:
         )
     return RunRequest(
         parameters=pairs(given.pop("param_list"), "-P"),
-        docker_args=pairs(given.pop("docker_args"), "-A", flags=True),
+        docker_args=pairs(given.pop("docker_args"), "-A", flags=True, repeated=True),
         tags=pairs(given.pop("tags"), "--tag"),
         env_vars=variables(given.pop("env_vars")),
         backend_config=config,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -14,7 +15,7 @@ from mlproj_core.report import log
 if TYPE_CHECKING:
     from mlproj_core.report import Report
 
-__all__ = ["write_code_archive"]
+__all__ = ["add_code", "write_code_archive"]
 
 
 def write_code_archive(directory: Path, file: BinaryIO, *, compress: bool = False, report: Report = log) -> None:
@@ -33,10 +34,9 @@ def write_code_archive(directory: Path, file: BinaryIO, *, compress: bool = Fals
     Raises:
         UserError: a file cannot be read.
     """
-    entries = _within(context_entries(directory, gitignore=False), directory, report)
     if not compress:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            add_entries(tar, entries)
+            add_code(tar, directory, report=report)
         return
     import gzip
 
@@ -45,7 +45,20 @@ def write_code_archive(directory: Path, file: BinaryIO, *, compress: bool = Fals
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=MTIME) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
-        add_entries(tar, entries)
+        add_code(tar, directory, report=report)
+
+
+def add_code(tar: tarfile.TarFile, directory: Path, *, below: str = "", report: Report = log) -> None:
+    """Add a project's files to a tar; see `write_code_archive`.
+
+    Args:
+        tar: open for writing.
+        directory: the project's directory.
+        below: what the names in the tar begin with, such as `code/`.
+        report: is told of links that are left out.
+    """
+    entries = _within(context_entries(directory, gitignore=False), directory, report)
+    add_entries(tar, (replace(entry, name=below + entry.name) for entry in entries))
 
 
 def _within(entries: tuple[Entry, ...], directory: Path, report: Report) -> Iterator[Entry]:

@@ -197,6 +197,7 @@ class KubernetesBackend:
         """Follow the pod's containers, one after the other."""
         with _contact():
             yield from logs.follow(self._cluster_of(handle), handle, cursor)
+        self.wait(handle, None)  # the last line comes a moment before the Job is over
 
     async def follow_output_async(self, handle: RunHandle, cursor: int) -> AsyncGenerator[tuple[bytes, int], None]:
         """As `follow_output`, by looking again and again for what is new."""
@@ -206,6 +207,7 @@ class KubernetesBackend:
             async with aclosing(logs.follow_async(self._cluster_of(handle), handle, cursor)) as pieces:
                 async for piece in pieces:
                     yield piece
+        await self.wait_async(handle, None)
 
     def page(self, handle: RunHandle) -> str | None:
         """None: a cluster has no page of its own."""

@@ -238,25 +238,23 @@ def _argv(launch: Launch) -> tuple[str, ...]:
 
 def _of_container(launch: Launch) -> tuple[dict[str, str], dict[str, str]]:
     """The variables that docker_env asks for, visible and secret ones; what a pod cannot be given is refused."""
-    from mlproj_core.containers.variables import resolve_environment
-
     container = launch.container
-    others = sorted(str(name) for name in container.docker_args if name != "image") if container is not None else []
-    if others:
+    if container is None:
+        return {}, {}
+    asked = container.arguments
+    if others := [*asked.config, *asked.host_config, *asked.networking, *asked.volumes]:
         raise UserError(
             f"docker_args: {', '.join(others)} can be given for Docker, and not for a pod. Use env_vars for variables, "
             "and backend_config for all else: 'resources', 'env-from', or a template by 'job-template'."
         )
-    spec = container.docker_env if container is not None else None
-    if spec is None:
-        return {}, {}
-    if spec.volumes and not {name.replace("_", "-") for name in launch.backend_config} & _TEMPLATES:
+    spec = container.docker_env
+    templates = {name.replace("_", "-") for name in launch.backend_config} & _TEMPLATES
+    if spec is not None and spec.volumes and not templates:
         raise UserError(
             f"docker_env.volumes mounts {', '.join(map(str, spec.volumes))} of the host that it runs on, and a pod has "
             "none. Give the pod its volumes by a template: backend_config={'job-template': …}."
         )
-    variables = resolve_environment(spec.environment, (), {**os.environ, **launch.variables})
-    return dict(variables.visible), dict(variables.secret)
+    return dict(container.variables.visible), dict(container.variables.secret)
 
 
 _TEMPLATES = {"job-template", "kube-job-template-path"}
@@ -295,7 +293,7 @@ def _choose(launch: Launch, config: KubernetesConfig, archive_fits: bool) -> Cod
     container, git = launch.container, _git(launch)
     way = choose_code(
         config,
-        prebuilt=container is not None and "image" in container.docker_args,
+        prebuilt=container is not None and container.arguments.image is not None,
         build=container is not None and container.build,
         archive_fits=archive_fits,
         git=git,
