@@ -104,7 +104,8 @@ def core(session: nox.Session) -> None:
 @nox.session(requires=["mlflow"])
 def airflow(session: nox.Session) -> None:
     """Test airflow_mlproj as installed, by tasks of a real Airflow; arguments after `--` go to pytest."""
-    install(session, *GROUPS["test"], *DEPENDENCIES, *AIRFLOW, *beside(), constraints="airflow")
+    groups = (*GROUPS["test"], *GROUPS["containers"])
+    install(session, *groups, *DEPENDENCIES, *AIRFLOW, *beside(), constraints="airflow")
     session.run("uv", "pip", "check", silent=True)
     test(session, "tests/airflow")
 
@@ -112,7 +113,8 @@ def airflow(session: nox.Session) -> None:
 @nox.session(requires=["mlflow"])
 def prefect(session: nox.Session) -> None:
     """Test prefect_mlproj as installed, by flows of a real Prefect server; arguments after `--` go to pytest."""
-    install(session, *GROUPS["test"], *DEPENDENCIES, *PREFECT, *beside(), constraints="prefect")
+    groups = (*GROUPS["test"], *GROUPS["containers"])
+    install(session, *groups, *DEPENDENCIES, *PREFECT, *beside(), constraints="prefect")
     session.run("uv", "pip", "check", silent=True)
     test(session, "--numprocesses=2", "--dist=loadfile", "tests/prefect")
 
@@ -190,7 +192,7 @@ def constraints(session: nox.Session) -> None:
     extras = [f"--extra={extra}" for extra in CONTAINERS]
     write_constraints(session, "containers", "pyproject.toml", *groups, "--group=containers", *extras)
     write_constraints(session, "mlflow", listed(session, "mlflow", MLFLOW))
-    engine = [f"--group={group}" for group in ("test", "types", "nox")]
+    engine = [f"--group={group}" for group in ("containers", "test", "types", "nox")]
     engine += [f"--extra={extra}" for extra in ("conda", *BESIDE)]
     write_constraints(session, "airflow", "pyproject.toml", *engine, listed(session, "airflow", *AIRFLOW))
     write_constraints(session, "prefect", "pyproject.toml", *engine, listed(session, "prefect", *PREFECT))

@@ -1,7 +1,7 @@
-"""What a run in a container costs beyond `docker run`, and what 500 watched Kubernetes Jobs cost.
+"""What a run in a container costs beyond `docker run`, against `mlflow run` of the same project.
 
     nox -s benchmark_containers                # makes the environments and calls this, as root
-    python benchmarks/containers.py --mlflow PYTHON [--runs 7] [--only docker kubernetes]
+    python benchmarks/containers.py --mlflow PYTHON [--runs 7]
 
 It starts a Docker engine of its own with an image of busybox and bash. Every figure is the median of whole processes,
 taken in turns, so that a machine that gets slower slows all. Nothing here is a test: it prints, and whoever reads it
@@ -81,19 +81,14 @@ def docker(arguments, scratch):
         engine.stop()
 
 
-PARTS = {"docker": docker}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--mlflow", required=True, metavar="PYTHON", help="an interpreter that has mlflow")
     parser.add_argument("--runs", type=int, default=7, help="how often each is run")
-    parser.add_argument("--only", nargs="*", choices=sorted(PARTS), default=sorted(PARTS))
     arguments = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="mlproj-"))
     try:
-        for name in arguments.only:
-            PARTS[name](arguments, scratch)
+        docker(arguments, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

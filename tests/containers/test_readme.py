@@ -2,7 +2,6 @@
 
 import doctest
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -51,7 +50,7 @@ def check(shown, printed):
 
 
 def test_it_shows_both():
-    assert [re.findall("contained|kubernetes", text)[0] for text in SHOWN] == ["contained", "kubernetes"]
+    assert ["kubernetes" in text for text in SHOWN] == [False, True]
 
 
 def test_a_project_in_a_container(execute):
@@ -61,6 +60,5 @@ def test_a_project_in_a_container(execute):
 
 def test_a_job_of_a_cluster(execute, live_cluster, mlflow_server, tmp_path):
     command, _, shown = SHOWN[1].partition("\n")
-    live_cluster.add_namespace("ml")
     command = command.replace("http://mlflow.tracking:5000", mlflow_server)
     check(shown, execute(command, KUBECONFIG=str(live_cluster.write_kubeconfig(tmp_path / "kubeconfig"))))
