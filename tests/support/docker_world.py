@@ -96,8 +96,13 @@ class Engine:
     def remove_containers(self):
         with self.client() as client:
             for container in client.containers(all=True):
-                with contextlib.suppress(docker.errors.NotFound):
+                try:
                     client.remove_container(container["Id"], force=True, v=True)
+                except docker.errors.NotFound:
+                    continue
+                except docker.errors.APIError as error:
+                    if error.status_code != 409:  # somebody is removing it already
+                        raise
 
     def add_image(self, name, rootfs, changes=()):
         """Make an image of a tar's bytes."""

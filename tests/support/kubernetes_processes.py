@@ -54,12 +54,12 @@ class _Process:
         self.place, self.variables, self.log = place, variables, log
         self.id = uuid.uuid4().hex * 2
         self.image, self.image_id = full_image_name(image), "sha256:" + "b3" * 32
+        self._message = self.place / "termination-log"
         self._process = None
         self._stopping = threading.Lock()
 
     def start(self):
         plan = json.loads((self.place / "plan.json").read_text())
-        self._message = self.place / "termination-log"
         plan |= {"work": str(self.place / "work"), "termination_log": str(self._message)}
         if "archive" in plan["code"]:
             plan["code"] = {"archive": str(self.place / "code.tar.gz")}
@@ -84,6 +84,8 @@ class _Process:
         return Ended(code if code >= 0 else 128 - code, self._started, time.time(), False, message[:4096])
 
     def stop(self, grace):
+        if self._process is None:  # it was to start, and never did
+            return
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
             try:

@@ -242,7 +242,9 @@ def _of_container(launch: Launch) -> tuple[dict[str, str], dict[str, str]]:
     if container is None:
         return {}, {}
     asked = container.arguments
-    if others := [*asked.config, *asked.host_config, *asked.networking, *asked.volumes]:
+    if asked.config or asked.host_config or asked.networking or asked.volumes:
+        named = ("image", "platform", "env", "e", "environment", "env-file")
+        others = [name for name in container.docker_args if str(name).replace("_", "-") not in named]
         raise UserError(
             f"docker_args: {', '.join(others)} can be given for Docker, and not for a pod. Use env_vars for variables, "
             "and backend_config for all else: 'resources', 'env-from', or a template by 'job-template'."
