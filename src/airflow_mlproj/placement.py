@@ -2,22 +2,16 @@
 
 A remote run always outlives its task. A local one lives on the worker's host: where every task runs on one host, it
 can be found again by a retry or by the triggerer there; elsewhere it must end with its task, so that a retry on
-another host may start anew without a twin. A container on an engine that every host reaches is found again from each.
+another host may start anew without a twin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mlproj_core.errors import UserError
-from mlproj_core.status import Phase
 
-if TYPE_CHECKING:
-    from mlproj_core.runs import SubmittedRun
-
-__all__ = ["Placement", "engine_is_remote", "is_found_from_elsewhere", "place"]
+__all__ = ["Placement", "place"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +29,8 @@ class Placement:
 
 def place(
     *,
-    runs_here: bool,
-    findable: bool,
+    backend: str,
+    one_host: bool,
     retry_remains: bool,
     durable: bool,
     waits: bool,
@@ -47,8 +41,8 @@ def place(
     """Decide.
 
     Args:
-        runs_here: whether the run is on the worker's host, or is looked after from there.
-        findable: whether such a run is found again wherever the next try, or the triggerer, may be.
+        backend: where the project runs.
+        one_host: whether all tasks run on one host.
         retry_remains: whether another try comes if this one dies.
         durable: whether tries share a run.
         waits: whether the task waits for the run's end.
@@ -59,18 +53,17 @@ def place(
     Raises:
         UserError: the operator was told what cannot be had here.
     """
-    if not runs_here:
+    if backend != "local":
         return Placement(tethered=False, defers=waits and (defers_by_default if deferrable is None else deferrable))
     # Airflow's default for all operators is no reason to give up a local run's tether.
     defers = waits and deferrable is True
     leaves = defers or not waits
-    if leaves and not findable:
+    if leaves and not one_host:
         wish = "deferrable=True" if defers else "wait_for_completion=False"
         raise UserError(
             f"{wish} cannot be had for the backend 'local' here: a local run lives on its worker's host, and this "
             "Airflow runs tasks on more than one (its executor is not the LocalExecutor alone). Leave the task in its "
-            "worker, choose a backend that is not bound to a host, or run the project in a container on a Docker "
-            "engine that every host reaches by the same DOCKER_HOST."
+            "worker, or choose a backend that is not bound to a host."
         )
     if leaves and detach is False:
         wish = "deferrable=True" if defers else "wait_for_completion=False"
@@ -80,29 +73,5 @@ def place(
         )
     if leaves:
         return Placement(tethered=False, defers=defers)
-    comes_back = findable and durable and retry_remains
+    comes_back = one_host and durable and retry_remains
     return Placement(tethered=not (comes_back if detach is None else detach), defers=False)
-
-
-def engine_is_remote(environ: Mapping[str, str]) -> bool:
-    """Whether the Docker engine of this process is reached over a network, and so by other hosts too.
-
-    Args:
-        environ: the variables that say which engine it is.
-    """
-    from mlproj_core.containers.engine import engine_host, is_local
-
-    try:
-        return not is_local(engine_host(environ))
-    except UserError:  # Docker's configuration names none; a project that needs one will be told
-        return False
-
-
-def is_found_from_elsewhere(run: SubmittedRun) -> bool:
-    """Whether a run that is to be found from other hosts can be by now.
-
-    Until its container is at work, whoever fetches the image is on the worker's host, and may end with the task's.
-    """
-    from airflow_mlproj.settings import runs_on_one_host
-
-    return "container" not in run.handle.ref or runs_on_one_host() or run.phase in (Phase.RUNNING, Phase.ENDED)

@@ -42,7 +42,6 @@ class Phase(_Word):
 
     QUEUED = "queued"
     ENVIRONMENT = "environment"
-    IMAGE = "image"
     DATA = "data"
     RUNNING = "running"
     ENDED = "ended"

@@ -141,22 +141,19 @@ def wait(run: str, timeout: float | None, as_json: bool) -> int:
 @click.option(
     "--backend", "-b", metavar="BACKEND", default="local", show_default=True, help="With --key: where to look."
 )
-@click.option("--backend-config", "-c", metavar="FILE", help="With --key: the backend's settings, as for mlproj run.")
-def cancel(run: str | None, key: str | None, turn: list[int] | None, backend: str, backend_config: str | None) -> None:
+def cancel(run: str | None, key: str | None, turn: list[int] | None, backend: str) -> None:
     """End RUN, and wait until nothing is left of it; a run that is over stays as it is."""
     from mlproj_core.cli.conclusion import sight
 
     if (run is None) == (key is None):
         raise click.UsageError("Give either RUN or --key KEY.")
     if key is not None:
-        from mlproj_core.backends import choose_backend
+        from mlproj_core.backends import load_backend
         from mlproj_core.claim import read_turn
-        from mlproj_core.cli.options import read_config
         from mlproj_core.protocol import cancel_key
         from mlproj_core.runs import attach
 
-        chosen = choose_backend(backend, read_config(backend_config, "--backend-config"))
-        submitted = attach(cancel_key(chosen, key, read_turn(turn), remark), remark, chosen)
+        submitted = attach(cancel_key(load_backend(backend), key, read_turn(turn), remark), remark)
     else:
         if turn is not None:
             raise click.UsageError("--turn goes with --key.")
