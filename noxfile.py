@@ -42,6 +42,8 @@ BESIDE = ("databricks", "docker", "kubernetes")
 """Extras of mlproj that a worker of Airflow or Prefect has beside the engine, which pins the same libraries."""
 FOUND = ("abfs", "conda", "databricks", "gs", "s3")
 """Extras of mlproj with which projects run as they are found."""
+CONTAINERS = ("docker", "kubernetes")
+"""Extras of mlproj with which projects run in containers."""
 PREFECT = [
     "prefect==3.9.1; python_version >= '3.11'",
     "prefect==3.8.8; python_version < '3.11'",  # the last one for Python 3.10
@@ -102,7 +104,8 @@ def core(session: nox.Session) -> None:
 @nox.session(requires=["mlflow"])
 def airflow(session: nox.Session) -> None:
     """Test airflow_mlproj as installed, by tasks of a real Airflow; arguments after `--` go to pytest."""
-    install(session, *GROUPS["test"], *DEPENDENCIES, *AIRFLOW, *beside(), constraints="airflow")
+    groups = (*GROUPS["test"], *GROUPS["containers"])
+    install(session, *groups, *DEPENDENCIES, *AIRFLOW, *beside(), constraints="airflow")
     session.run("uv", "pip", "check", silent=True)
     test(session, "tests/airflow")
 
@@ -110,7 +113,8 @@ def airflow(session: nox.Session) -> None:
 @nox.session(requires=["mlflow"])
 def prefect(session: nox.Session) -> None:
     """Test prefect_mlproj as installed, by flows of a real Prefect server; arguments after `--` go to pytest."""
-    install(session, *GROUPS["test"], *DEPENDENCIES, *PREFECT, *beside(), constraints="prefect")
+    groups = (*GROUPS["test"], *GROUPS["containers"])
+    install(session, *groups, *DEPENDENCIES, *PREFECT, *beside(), constraints="prefect")
     session.run("uv", "pip", "check", silent=True)
     test(session, "--numprocesses=2", "--dist=loadfile", "tests/prefect")
 
@@ -120,6 +124,14 @@ def environments(session: nox.Session) -> None:
     """Test what projects bring beyond the spine: conda, remote data, archives; arguments after `--` go to pytest."""
     install(session, *GROUPS["test"], *GROUPS["servers"], *DEPENDENCIES, *found(), constraints="environments")
     test(session, "--numprocesses=2", "--dist=loadfile", "tests/environments")
+
+
+@nox.session(requires=["mlflow"])
+def containers(session: nox.Session) -> None:
+    """Test projects in containers, on a real Docker engine and a registry; arguments after `--` go to pytest."""
+    extras = [requirement for extra in CONTAINERS for requirement in EXTRAS[extra]]
+    install(session, *GROUPS["test"], *GROUPS["containers"], *DEPENDENCIES, *extras, constraints="containers")
+    test(session, "--numprocesses=2", "--dist=loadfile", "tests/containers")
 
 
 def found() -> list[str]:
@@ -172,13 +184,15 @@ def benchmark_prefect(session: nox.Session) -> None:
 @nox.session(default=False)
 def constraints(session: nox.Session) -> None:
     """Write constraints/*.txt anew, with the newest versions that go together."""
-    groups = [f"--group={group}" for group in GROUPS if group != "servers"]
+    groups = [f"--group={group}" for group in GROUPS if group not in ("containers", "servers")]
     session.install(*GROUPS["nox"])
     write_constraints(session, "core", "pyproject.toml", *groups)
     extras = [f"--extra={extra}" for extra in FOUND]
     write_constraints(session, "environments", "pyproject.toml", *groups, "--group=servers", *extras)
+    extras = [f"--extra={extra}" for extra in CONTAINERS]
+    write_constraints(session, "containers", "pyproject.toml", *groups, "--group=containers", *extras)
     write_constraints(session, "mlflow", listed(session, "mlflow", MLFLOW))
-    engine = [f"--group={group}" for group in ("test", "types", "nox")]
+    engine = [f"--group={group}" for group in ("containers", "test", "types", "nox")]
     engine += [f"--extra={extra}" for extra in ("conda", *BESIDE)]
     write_constraints(session, "airflow", "pyproject.toml", *engine, listed(session, "airflow", *AIRFLOW))
     write_constraints(session, "prefect", "pyproject.toml", *engine, listed(session, "prefect", *PREFECT))

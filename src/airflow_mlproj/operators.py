@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
@@ -18,16 +18,14 @@ from airflow_mlproj.withheld import Withheld
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
-    from airflow_mlproj.placement import Placement
     from airflow_mlproj.step import Step
     from airflow_mlproj.vigil import Vigil
+    from mlproj_core.backends import Backend
+    from mlproj_core.containers import Container
     from mlproj_core.request import RunRequest
     from mlproj_core.runs import SubmittedRun
 
 __all__ = ["MLProjectOperator"]
-
-AIRFLOWS_OWN = ("AIRFLOW__*", "AIRFLOW_CONN_*", "AIRFLOW_VAR_*", "_AIRFLOW_*", "__AIRFLOW_*")
-"""Patterns of variables that are Airflow's, with its secrets among them: no business of a project."""
 
 POLL_INTERVAL = 30.0
 """Seconds between looks at a run of which no news comes by itself."""
@@ -65,7 +63,7 @@ class MLProjectOperator(BaseOperator):
         docker_args: arguments for `docker run`, for projects that run in a container.
         experiment_name: the experiment to record the run in, created if it does not exist; or
         experiment_id: its id.
-        backend: where to run: "local", or a backend that is installed.
+        backend: where to run: "local", "kubernetes", or another backend that is installed.
         backend_config: the backend's own settings: a mapping, or the path to a `.json` file.
         storage_dir: directory for data that is fetched for parameters of type path.
         run_id: an existing MLflow run to use instead of creating one.
@@ -81,11 +79,15 @@ class MLProjectOperator(BaseOperator):
         timeout: seconds (or a timedelta) after which the backend ends the run, whoever is still there to see it.
         mlflow_conn_id: a connection of the type `mlflow`: the tracking server, for the task and for the project.
         git_conn_id: a connection of the type `git` (of the Git provider), for the project's repository.
+        kubernetes_conn_id: a connection of the type `kubernetes` (of the Kubernetes provider): the cluster, for the
+            backend "kubernetes"; by default the one of the worker's kubeconfig, or the one that the worker is in.
+        docker_conn_id: a connection of the type `docker`: the login of the registry that images come from, instead of
+            docker_auth.
         reuse_finished: whether an earlier run that FINISHED with the same commit, entry point and parameters is taken
             instead of running again, if the work tree is clean. Data is not compared. Clearing the task runs it.
         wait_for_completion: whether to wait for the run's end. If not, `MLProjectRunSensor` can.
         deferrable: whether to wait in the triggerer; by default what `[operators] default_deferrable` says. For the
-            backend "local" only if it is given here, and every task runs on one host.
+            backend "local" only if it is given here, and the run can be found again from every host.
         poll_interval: seconds between looks at a run of which no news comes by itself; 30 by default.
         cancel_on_kill: whether the run is ended when the task is marked, cleared or timed out.
         durable: whether the tries of a task instance share a run. If not, every try starts one of its own.
@@ -114,6 +116,8 @@ class MLProjectOperator(BaseOperator):
         "timeout",
         "mlflow_conn_id",
         "git_conn_id",
+        "kubernetes_conn_id",
+        "docker_conn_id",
         "commit",
         "command",
     )
@@ -153,6 +157,8 @@ class MLProjectOperator(BaseOperator):
     reuse_finished: bool = False
     mlflow_conn_id: str | None = None
     git_conn_id: str | None = None
+    kubernetes_conn_id: str | None = None
+    docker_conn_id: str | None = None
     wait_for_completion: bool = True
     deferrable: bool | None = None
     poll_interval: float = POLL_INTERVAL
@@ -192,6 +198,8 @@ class MLProjectOperator(BaseOperator):
         reuse_finished: bool = False,
         mlflow_conn_id: str | None = None,
         git_conn_id: str | None = None,
+        kubernetes_conn_id: str | None = None,
+        docker_conn_id: str | None = None,
         wait_for_completion: bool = True,
         deferrable: bool | None = None,
         poll_interval: float | None = None,
@@ -238,6 +246,8 @@ class MLProjectOperator(BaseOperator):
             "reuse_finished": reuse_finished or None,
             "mlflow_conn_id": mlflow_conn_id,
             "git_conn_id": git_conn_id,
+            "kubernetes_conn_id": kubernetes_conn_id,
+            "docker_conn_id": docker_conn_id,
             "deferrable": deferrable,
             "poll_interval": poll_interval,
         }
@@ -251,6 +261,8 @@ class MLProjectOperator(BaseOperator):
         """Submit the run, or find the one that is at it, and see it through."""
         from airflow_mlproj.hooks import tracking_variables
         from airflow_mlproj.outcome import airflow_words, underway
+        from airflow_mlproj.placement import is_found_from_elsewhere
+        from airflow_mlproj.request import request_of, settings_of
         from airflow_mlproj.step import Step
 
         self._label(context, self.parameters)
@@ -258,16 +270,17 @@ class MLProjectOperator(BaseOperator):
         deadline = None if limit is None else time.time() + limit.total_seconds()
         with airflow_words(), tracking_variables(self.mlflow_conn_id):
             step = Step.of(context, durable=self.durable)
-            request = self._request(context)
-            placement = self._place(request, step)
-            with self._watch(context, step, placement) as vigil:
-                run = self._submit(context, request, step, placement)
+            backend, settings = self._backend(), settings_of(self)
+            request = request_of(self, backend, settings, context)
+            with self._watch(context, step, backend.configure(settings)) as vigil:
+                run = self._submit(request, backend, settings, step, vigil)
                 self._show(context, run)
                 if not self.wait_for_completion:
                     return underway(run)
-                until = time.monotonic() + DEFER_AFTER if placement.defers else None
-                if not vigil.keep(run, self.log.info, until):
-                    self._leave(context, run, vigil.cursor, deadline)
+                defers = vigil.placement is not None and vigil.placement.defers
+                while not vigil.keep(run, self.log.info, time.monotonic() + DEFER_AFTER if defers else None):
+                    if is_found_from_elsewhere(run):
+                        self._leave(context, run, vigil.cursor, deadline)
                 return self._conclude(context, run, vigil)
 
     def execute_complete(
@@ -286,17 +299,19 @@ class MLProjectOperator(BaseOperator):
         from airflow_mlproj.hooks import tracking_variables
         from airflow_mlproj.outcome import airflow_words
         from airflow_mlproj.placement import Placement
+        from airflow_mlproj.request import settings_of
         from airflow_mlproj.step import Step
         from mlproj_core.runs import attach
 
         with airflow_words(), tracking_variables(self.mlflow_conn_id):
             step = Step.of(context, durable=self.durable)
-            run = attach(handle, self._say)
+            backend = self._backend().configure(settings_of(self))
+            run = attach(handle, self._say, backend)
             step = replace(step, key=run.handle.key)  # where tries share nothing, this one has a key already
             self._label(context, self.parameters or run.request.get("parameters"))
             self._show(context, run)
-            placement = Placement(tethered=False, defers=False)
-            with self._watch(context, step, placement, event["cursor"]) as vigil:
+            with self._watch(context, step, backend, event["cursor"]) as vigil:
+                vigil.placement = Placement(tethered=False, defers=False)
                 # Airflow's own limit begins anew at every return to a worker.
                 left = None if deadline is None else max(LAST_WORDS, deadline - time.time())
                 is_over = vigil.keep(run, self.log.info, None if left is None else time.monotonic() + left)
@@ -312,65 +327,44 @@ class MLProjectOperator(BaseOperator):
 
     # -- before the run
 
-    def _request(self, context: Context) -> RunRequest:
-        """What is to be run, all templates filled in."""
-        from airflow_mlproj.origin import GIT_VARIABLES, bundle_root, project_uri
-        from airflow_mlproj.settings import max_local_runs
-        from mlproj_core.request import RunRequest, read_backend_config
+    def _backend(self) -> Backend:
+        """The backend, with the client of the connection if there is one."""
+        from airflow_mlproj.connections import backend_for
 
-        ti: Any = context["ti"]
-        config = read_backend_config(self.backend_config)
-        if self.backend == "local" and (most := max_local_runs()) is not None:
-            config.setdefault("max_runs", most)
-        return RunRequest(
-            uri=project_uri(self.uri, bundle_root(context)),
-            entry_point=self.entry_point,
-            version=self.version,
-            parameters=self.parameters,
-            docker_args=self.docker_args,
-            experiment_name=self.experiment_name,
-            experiment_id=self.experiment_id,
-            backend=self.backend,
-            backend_config=config,
-            storage_dir=self.storage_dir,
-            run_id=self.run_id,
-            run_name=self.run_name,
-            env_manager=self.env_manager,
-            build_image=self.build_image,
-            docker_auth=self.docker_auth.values if self.docker_auth else None,
-            env_vars=self.env_vars.values if self.env_vars else None,
-            tags={**_tags(ti), **(self.tags or {})},
-            parent_run_id=self.parent_run_id,
-            tracking_uri=self.tracking_uri,
-            timeout=_seconds(self.timeout),
-            reuse_finished=self.reuse_finished,
-            withhold=(*AIRFLOWS_OWN, *(GIT_VARIABLES if self.git_conn_id else ())),
-        )
+        return backend_for(self.backend, self.kubernetes_conn_id)
 
-    def _place(self, request: RunRequest, step: Step) -> Placement:
-        from airflow_mlproj.placement import place
-        from airflow_mlproj.settings import runs_on_one_host
-        from mlproj_core.request import read_backend_config
-
-        return place(
-            backend=self.backend,
-            one_host=runs_on_one_host(),
-            retry_remains=step.retry_remains,
-            durable=self.durable,
-            waits=self.wait_for_completion,
-            deferrable=self.deferrable,
-            defers_by_default=conf.getboolean("operators", "default_deferrable", fallback=False),
-            detach=read_backend_config(request.backend_config).get("detach"),
-        )
-
-    def _submit(self, context: Context, request: RunRequest, step: Step, placement: Placement) -> SubmittedRun:
+    def _submit(
+        self, request: RunRequest, backend: Backend, settings: Mapping[str, Any], step: Step, vigil: Vigil
+    ) -> SubmittedRun:
         from airflow_mlproj.origin import git_login
+        from airflow_mlproj.placement import engine_is_remote, place
+        from airflow_mlproj.settings import runs_on_one_host
         from mlproj_core.runner import submit_request
 
+        def ends_with_task(findable: bool) -> bool:
+            vigil.placement = place(
+                runs_here=backend.runs_here,
+                findable=findable,
+                retry_remains=step.retry_remains,
+                durable=self.durable,
+                waits=self.wait_for_completion,
+                deferrable=self.deferrable,
+                defers_by_default=conf.getboolean("operators", "default_deferrable", fallback=False),
+                detach=settings.get("detach"),
+            )
+            return vigil.placement.tethered
+
+        tethered: bool | Callable[[Container | None], bool]
+        if backend.runs_here and not runs_on_one_host() and engine_is_remote(os.environ):
+            # Only the project's files say whether it runs in a container.
+            def tethered(container: Container | None) -> bool:
+                return ends_with_task(container is not None)
+        else:
+            tethered = ends_with_task(runs_on_one_host())
         with git_login(self.git_conn_id, str(request.uri)):
             run = submit_request(
                 request,
-                tethered=placement.tethered,
+                tethered=tethered,
                 key=step.key,
                 turn=step.turn,
                 fresh_after=step.fresh_after,
@@ -383,12 +377,10 @@ class MLProjectOperator(BaseOperator):
 
     # -- while it runs, and after
 
-    def _watch(self, context: Context, step: Step, placement: Placement, cursor: int | None = None) -> Vigil:
+    def _watch(self, context: Context, step: Step, backend: Backend, cursor: int | None = None) -> Vigil:
         from airflow_mlproj.vigil import Vigil
 
-        self._vigil = Vigil(
-            context["ti"], step, self.backend, placement, self._say, ends_run=self.cancel_on_kill, cursor=cursor
-        )
+        self._vigil = Vigil(context["ti"], step, backend, self._say, ends_run=self.cancel_on_kill, cursor=cursor)
         if self._killed:  # before anybody could hear it
             self._vigil.end_soon()
         return self._vigil
@@ -434,6 +426,8 @@ class MLProjectOperator(BaseOperator):
                 cancel_on_kill=self.cancel_on_kill,
                 not_before=time.time() + DEFER_AFTER,
                 stream=stream,
+                mlflow_conn_id=self.mlflow_conn_id,
+                kubernetes_conn_id=self.kubernetes_conn_id,
             ),
             method_name="execute_complete",
             kwargs={"handle": handle, "deadline": deadline},
@@ -468,31 +462,3 @@ class MLProjectOperator(BaseOperator):
 
     def _say(self, line: str) -> None:
         (self.log.warning if line.startswith("warning") else self.log.info)(f"[mlproj] {line}")
-
-
-def _tags(ti: Any) -> dict[str, str]:
-    """Tags by which a run in MLflow leads back to its task."""
-    tags = {
-        "airflow.dag_id": ti.dag_id,
-        "airflow.dag_run_id": ti.run_id,
-        "airflow.task_id": ti.task_id,
-        "airflow.try_number": str(ti.try_number),
-        "airflow.log_url": ti.log_url,
-    }
-    if ti.map_index is not None and ti.map_index >= 0:
-        tags["airflow.map_index"] = str(ti.map_index)
-    return tags
-
-
-def _seconds(timeout: Any) -> float | None:
-    """A time limit in seconds: a number, the text of one (as a template gives it), or a timedelta."""
-    from mlproj_core.errors import UserError
-
-    if timeout is None or timeout == "":
-        return None
-    if isinstance(timeout, timedelta):
-        return timeout.total_seconds()
-    try:
-        return float(timeout)
-    except (TypeError, ValueError):
-        raise UserError(f"timeout must be a number of seconds or a timedelta; got {timeout!r}") from None

@@ -7,6 +7,7 @@ made, ends the run itself; it must be able to reach the backend (for local runs:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ class _MarkListener:
 
 
 def _end_run_of(ti: Any) -> None:
+    from airflow.models.renderedtifields import RenderedTaskInstanceFields
     from airflow.models.taskinstance import TaskInstance
 
     # In a worker it is of another class: there the operator does what is to be done.
@@ -49,17 +51,25 @@ def _end_run_of(ti: Any) -> None:
     value = ti.xcom_pull(task_ids=ti.task_id, key="handle", map_indexes=ti.map_index)
     submits_only = ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index) is not None
     if isinstance(value, dict) and "backend" in value and not submits_only:
+        fields = RenderedTaskInstanceFields.get_templated_fields(ti) or {}
+        arguments = (RunHandle.from_dict(value), fields.get("kubernetes_conn_id"), fields.get("mlflow_conn_id"))
         # The request that marks the task does not wait for the run's grace period.
-        threading.Thread(target=_end, args=(RunHandle.from_dict(value),), name="mlproj-mark", daemon=True).start()
+        threading.Thread(target=_end, args=arguments, name="mlproj-mark", daemon=True).start()
 
 
-def _end(handle: RunHandle) -> None:
-    from mlproj_core.errors import MlprojError
+def _end(handle: RunHandle, kubernetes_conn_id: str | None, mlflow_conn_id: str | None) -> None:
+    """In a thread of its own: end a run, by the connections that its task had."""
+    from airflow_mlproj.connections import backend_for
+    from airflow_mlproj.hooks import MLflowHook
     from mlproj_core.runs import attach
+    from mlproj_core.tracking.surroundings import lend
 
     try:
-        attach(handle).cancel()
-    except MlprojError as error:
+        backend = backend_for(handle.backend, kubernetes_conn_id)
+        variables = MLflowHook(mlflow_conn_id).variables() if mlflow_conn_id else None
+        with lend(variables) if variables is not None else contextlib.nullcontext():
+            attach(handle, backend=backend).cancel()
+    except Exception as error:  # nobody else would hear of it
         log.warning("run %s of a task that was marked could not be ended: %s", handle.tag, error)
     else:
         log.info("the task of run %s was marked: the run was ended", handle.tag)

@@ -34,12 +34,14 @@ class MLProjectRunSensor(BaseSensorOperator):
         handle: the run's handle: `submit.output["handle"]`, a mapping, or its JSON text.
         run_id: the id of any run in MLflow, whoever started it. Whether it is over is for the tracking server to say.
         mlflow_conn_id: a connection of the type `mlflow`; by default the worker's own variables say where MLflow is.
+        kubernetes_conn_id: a connection of the type `kubernetes`, for a run on Kubernetes; by default the cluster
+            of the worker's kubeconfig, or the one that the worker is in.
         deferrable: whether to wait in the triggerer.
         poke_interval: seconds between looks; at least 10 in the mode `reschedule`.
         kwargs: those of every sensor, such as `mode` and `timeout`.
     """
 
-    template_fields: Sequence[str] = ("handle", "run_id", "mlflow_conn_id")
+    template_fields: Sequence[str] = ("handle", "run_id", "mlflow_conn_id", "kubernetes_conn_id")
     template_fields_renderers: ClassVar[dict[str, str]] = {"handle": "json"}
     ui_color = "#e5f4fb"
 
@@ -49,6 +51,7 @@ class MLProjectRunSensor(BaseSensorOperator):
         handle: Mapping[str, Any] | str | None = None,
         run_id: str | None = None,
         mlflow_conn_id: str | None = None,
+        kubernetes_conn_id: str | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: timedelta | float = 30.0,
         **kwargs: Any,
@@ -58,6 +61,7 @@ class MLProjectRunSensor(BaseSensorOperator):
         self.handle = handle
         self.run_id = run_id
         self.mlflow_conn_id = mlflow_conn_id
+        self.kubernetes_conn_id = kubernetes_conn_id
         self.deferrable = deferrable
         if (handle is None) == (run_id is None):
             raise ValueError(f"{self.task_id}: give a handle or a run_id, and not both.")
@@ -116,6 +120,7 @@ class MLProjectRunSensor(BaseSensorOperator):
             return self._conclude(run)
 
     def _run(self) -> SubmittedRun:
+        from airflow_mlproj.connections import backend_for
         from mlproj_core.backends.tracked import TrackedBackend
         from mlproj_core.errors import UserError
         from mlproj_core.runs import attach
@@ -124,7 +129,10 @@ class MLProjectRunSensor(BaseSensorOperator):
             raise UserError(
                 "There is no run to wait for: handle or run_id is empty. Was the task skipped that it is to come from?"
             )
-        return attach(self.handle or TrackedBackend.handle_of(str(self.run_id)), self._say)
+        run = attach(self.handle or TrackedBackend.handle_of(str(self.run_id)), self._say)
+        if not self.kubernetes_conn_id:
+            return run
+        return attach(run.handle, self._say, backend_for(run.handle.backend, self.kubernetes_conn_id))
 
     def _leave(self, handle: RunHandle, deadline: float) -> None:
         from airflow_mlproj.triggers import MLProjectRunTrigger
@@ -138,6 +146,7 @@ class MLProjectRunSensor(BaseSensorOperator):
                 not_before=time.time() + SHORTEST_ABSENCE,
                 stream=False,
                 mlflow_conn_id=self.mlflow_conn_id,
+                kubernetes_conn_id=self.kubernetes_conn_id,
             ),
             method_name="execute_complete",
             kwargs={"deadline": deadline},

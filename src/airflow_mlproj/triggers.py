@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -15,8 +15,10 @@ from airflow_mlproj.output import CONTACT_PATIENCE, SAVE_INTERVAL, lost_contact_
 from mlproj_core.errors import ContactLost, MlprojError
 from mlproj_core.handle import RunHandle
 from mlproj_core.status import RunStatus
+from mlproj_core.tracking.surroundings import lend
 
 if TYPE_CHECKING:
+    from mlproj_core.backends import Backend
     from mlproj_core.runs import SubmittedRun
 
 __all__ = ["CURSOR_KEY", "MLProjectRunTrigger", "cursor_note"]
@@ -37,19 +39,21 @@ def cursor_note(handle: RunHandle, cursor: int) -> dict[str, Any]:
 class MLProjectRunTrigger(BaseTrigger):
     """Fires when a run is over; meanwhile its output goes to the task's log.
 
-    The event's payload: `cursor` (how far the log is, in bytes) and `timed_out` (whether the run was ended here,
+    The event's payload: `cursor` (how far the log is) and `timed_out` (whether the run was ended here,
     because the task's time was over). Whether and how the run ended is for the task to ask: what a trigger says could
     be old when it is heard.
 
     Args:
         handle: the run's.
-        cursor: where the log stands, in bytes.
+        cursor: where the log stands: a cursor of the run's output.
         deadline: when to end the run, in seconds since the epoch; None for no limit.
         poll_interval: seconds between looks at a run of which no news comes by itself.
         cancel_on_kill: whether the run is ended when the task is marked, cleared or timed out.
         not_before: when to fire at the earliest, in seconds since the epoch.
         stream: whether the run's output goes to the log.
-        mlflow_conn_id: a connection of the type `mlflow`, for a handle that names a run by its MLflow id alone.
+        mlflow_conn_id: a connection of the type `mlflow`: whom to ask of a run that a handle names by its MLflow id
+            alone, and whom to tell of an end that is seen here first.
+        kubernetes_conn_id: a connection of the type `kubernetes`, for a run on Kubernetes.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class MLProjectRunTrigger(BaseTrigger):
         not_before: float = 0.0,
         stream: bool = True,
         mlflow_conn_id: str | None = None,
+        kubernetes_conn_id: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.handle = RunHandle.from_dict(handle)
@@ -72,10 +77,12 @@ class MLProjectRunTrigger(BaseTrigger):
         self.not_before = not_before
         self.stream = stream
         self.mlflow_conn_id = mlflow_conn_id
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self._variables: Mapping[str, str] | None = None
         self._timed_out = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """See `BaseTrigger.serialize`. A handle holds no secret, and nothing else here could."""
+        """See `BaseTrigger.serialize`. A handle holds no secret, nor does a connection's id."""
         return (
             "airflow_mlproj.triggers.MLProjectRunTrigger",
             {
@@ -87,6 +94,7 @@ class MLProjectRunTrigger(BaseTrigger):
                 "not_before": self.not_before,
                 "stream": self.stream,
                 "mlflow_conn_id": self.mlflow_conn_id,
+                "kubernetes_conn_id": self.kubernetes_conn_id,
             },
         )
 
@@ -94,15 +102,16 @@ class MLProjectRunTrigger(BaseTrigger):
         """Follow the run to its end, or to the deadline."""
         run, waiting = await self._attach(), asyncio.current_task()
         assert waiting is not None  # noqa: S101 - a coroutine runs in a task
-        deadline = asyncio.create_task(self._end_at_deadline(run, waiting))
-        try:
-            await self._go_on_where_another_ended()
-            await self._follow(run)
-        except asyncio.CancelledError as error:
-            if error.args != (_DEADLINE,):
-                raise
-        finally:
-            deadline.cancel()
+        with self._server_known():
+            deadline = asyncio.create_task(self._end_at_deadline(run, waiting))
+            try:
+                await self._go_on_where_another_ended()
+                await self._follow(run)
+            except asyncio.CancelledError as error:
+                if error.args != (_DEADLINE,):
+                    raise
+            finally:
+                deadline.cancel()
         await asyncio.sleep(max(0.0, self.not_before - time.time()))
         payload = {"cursor": self.cursor, "timed_out": self._timed_out}
         yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
@@ -119,21 +128,31 @@ class MLProjectRunTrigger(BaseTrigger):
             self.log.info("[mlproj] another triggerer has taken over; the run goes on")
             return
         self.log.info("[mlproj] the task was ended: ending its run")
-        await (await self._attach()).cancel_async()
+        run = await self._attach()
+        with self._server_known():
+            await run.cancel_async()
 
     async def _attach(self) -> SubmittedRun:
         from mlproj_core.backends.tracked import TrackedBackend
-        from mlproj_core.runs import SubmittedRun, attach
+        from mlproj_core.runs import attach
 
-        if self.handle.backend != TrackedBackend.name:
-            return attach(self.handle, self._say)
-        environ: Mapping[str, str] = os.environ
+        # What a connection holds is asked for outside the event loop.
         if self.mlflow_conn_id is not None:
             from airflow_mlproj.hooks import MLflowHook
 
-            # Not in this process's own environment: it has many triggers.
-            environ = await asyncio.to_thread(MLflowHook(self.mlflow_conn_id).environment)
-        return SubmittedRun(self.handle, TrackedBackend(self.poll_interval, environ), self._say)
+            self._variables = await asyncio.to_thread(MLflowHook(self.mlflow_conn_id).variables)
+        backend: Backend | None = None
+        if self.handle.backend == TrackedBackend.name:
+            backend = TrackedBackend(self.poll_interval)
+        elif self.kubernetes_conn_id:
+            from airflow_mlproj.connections import backend_for
+
+            backend = await asyncio.to_thread(backend_for, self.handle.backend, self.kubernetes_conn_id)
+        return attach(self.handle, self._say, backend)
+
+    def _server_known(self) -> AbstractContextManager[None]:
+        """While this lasts, the connection names the tracking server, to this trigger only."""
+        return lend(self._variables) if self._variables is not None else contextlib.nullcontext()
 
     # -- following
 

@@ -19,6 +19,7 @@ from mlproj_core.errors import MlprojError, Superseded
 if TYPE_CHECKING:
     from airflow_mlproj.placement import Placement
     from airflow_mlproj.step import Step
+    from mlproj_core.backends import Backend
     from mlproj_core.runs import SubmittedRun
 
 __all__ = ["Vigil"]
@@ -39,22 +40,21 @@ class Vigil:
     Args:
         ti: the task instance.
         step: what the run is submitted under.
-        backend: the name of the backend.
-        placement: whether the run can outlive the task.
+        backend: the backend, by the task's configuration.
         ends_run: whether the run is ended with its task.
         say: is given one line of text for each thing worth telling.
         cursor: how far the output stands in the log already; by default what the step's earlier tries noted.
 
     Attributes:
         cursor: how far the output stands in the log now, in bytes.
+        placement: whether the run can outlive the task; None until that is decided.
     """
 
     def __init__(
         self,
         ti: Any,
         step: Step,
-        backend: str,
-        placement: Placement,
+        backend: Backend,
         say: Callable[[str], None],
         *,
         ends_run: bool,
@@ -63,11 +63,11 @@ class Vigil:
         self._ti = ti
         self._step = step
         self._backend = backend
-        self._placement = placement
         self._say = say
         self._ends_run = ends_run
         self._begin = cursor
         self.cursor = cursor or 0
+        self.placement: Placement | None = None
         self._timed_out = False
         self._leaving = False
         self._follower: Follower | None = None
@@ -130,7 +130,7 @@ class Vigil:
             ) from None
         finally:
             saved.note()
-            self.cursor = saved.cursor
+            self.cursor = self._begin = saved.cursor
 
     def _note(self, run: SubmittedRun, cursor: int) -> None:
         try:
@@ -140,11 +140,10 @@ class Vigil:
 
     def _end(self) -> None:
         """In the stopper's thread: end the run, or leave it to the retry that is to come."""
-        from mlproj_core.backends import load_backend
         from mlproj_core.protocol import cancel_key
 
-        can_be_left = not self._timed_out and not self._placement.tethered and self._step.retry_remains
-        if can_be_left and self._state() == "running":
+        outlives = self.placement is not None and not self.placement.tethered
+        if outlives and self._step.retry_remains and not self._timed_out and self._state() == "running":
             self._leaving = True
             self._say("the worker shuts down; the run goes on, and the next try finds it")
             if self._follower is not None:
@@ -152,7 +151,7 @@ class Vigil:
             return
         self._say("the task was ended: ending its run")
         try:
-            cancel_key(load_backend(self._backend), self._step.key, (self._step.turn,), self._say)
+            cancel_key(self._backend, self._step.key, (self._step.turn,), self._say)
         except Superseded as error:
             self._say(str(error))
         except MlprojError as error:

@@ -40,7 +40,7 @@ def perform(
 
     Args:
         work: from the request to the result.
-        code: of the reason for a failure that is no user's mistake.
+        code: of the reason for a failure that is no user's mistake, and has no reason of its own.
         what: it is that is done, for messages: "the environment could not be made".
         arguments: path of the request, path for the result; those of the command line when None.
     """
@@ -55,7 +55,8 @@ def perform(
         result, status = _error(ReasonCode.USER_INPUT, str(error)), error.exit_code
     except MlprojError as error:
         reason = getattr(error, "reason", None)
-        result = _error(code, str(error), retryable=reason is not None and reason.retryable)
+        own_code, retryable = (reason.code, reason.retryable) if reason is not None else (code, False)
+        result = _error(own_code, str(error), retryable=retryable)
         status = error.exit_code
     except OSError as error:
         # A full disk or a cache that cannot be written is neither the user's nor the project's mistake.

@@ -19,6 +19,7 @@ __all__ = [
     "DataError",
     "EnvironmentBuildError",
     "ExecutionException",
+    "ImageError",
     "InvalidParameters",
     "InvalidProject",
     "MlprojError",
@@ -94,6 +95,10 @@ class DataError(ExecutionException):
 
 class EnvironmentBuildError(ExecutionException):
     """An environment could not be made; the message carries the installer's own words."""
+
+
+class ImageError(ExecutionException):
+    """A container's image could not be had: there is none, its registry refused or is out of reach, a build failed."""
 
 
 class TrackingError(MlprojError):

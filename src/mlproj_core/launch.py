@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlproj_core.claim import Record
+    from mlproj_core.containers import Container
     from mlproj_core.data.remote import Download
-    from mlproj_core.sources import Checkout
+    from mlproj_core.environments.recipe import EnvironmentSpec
+    from mlproj_core.sources import Checkout, Upstream
     from mlproj_core.tracking import NewRun, Tracking
 
 __all__ = ["Launch", "visible"]
@@ -44,8 +46,12 @@ class Launch:
         command: its rendered command, for `bash -c`.
         parameters: the values it was rendered with, the extra ones too, as plain text.
         env_manager: name of the environment manager.
-        environment: `{"ready": …, "request": …}`: an environment known to be ready, and how to make it.
+        environment: `{"ready": …, "request": …}`: an environment known to be ready, and how to make it; None for both
+            where it is made elsewhere, or the project runs in a container.
         downloads: what is fetched for parameters of type path before the command runs.
+        container: what the project asks of its container; None if it asks for none.
+        spec: the environment that the project asks for; None with the environment manager "local".
+        upstream: where the checkout's commit can be cloned from elsewhere; None where it cannot. It may hold a secret.
         tracking: where the MLflow run is recorded.
         new_run: the MLflow run to create.
         run_id: an existing MLflow run to use instead; None to create one.
@@ -75,6 +81,13 @@ class Launch:
     tethered: bool = False
     withhold: Sequence[str] = ()
     downloads: Sequence[Download] = ()
+    container: Container | None = None
+    spec: EnvironmentSpec | None = None
+    upstream: Upstream | None = None
+
+    def surroundings(self, caller: Mapping[str, str]) -> dict[str, str]:
+        """The environment of what works for a run beside its project, such as the client of its container."""
+        return {**visible(caller, (*self.tracking.child_unset, *self.withhold)), **self.tracking.child_secrets}
 
     def environment_of(self, caller: Mapping[str, str], record: Record) -> dict[str, str]:
         """The environment of the project's process: the caller's, with what the run adds. It may hold secrets."""
@@ -100,6 +113,7 @@ class Launch:
             # Only where there are any: a claim of an earlier release is the same request without.
             **({"secrets": list(self.secrets)} if self.secrets else {}),
             "env_manager": self.env_manager,
+            **({"container": self.container.request()} if self.container is not None else {}),
             "backend_config": dict(self.backend_config),
             "timeout": self.timeout,
         }

@@ -63,7 +63,8 @@ def bind(
         storage_dir: as for MLflow's `compute_command`: given, local paths become absolute in the command, starting at
             the current working directory, as in every run, and data from elsewhere gets a place below it, of which
             the run is the only user. Nothing is fetched here. None leaves paths as they are written.
-        check_local_paths: whether local paths must exist here: the project runs as a local process.
+        check_local_paths: whether local paths are of this host, and must exist here: the project runs as a local
+            process. If not, they stay as they are written.
         variables: the environment variables in which secret parameters are looked up that are not given; by default
             those of this process. An empty one is none.
         exposed: whether others can read `parameters` where they stand, as on a command line: secret ones are refused
@@ -101,6 +102,8 @@ def bind(
                 if local is None:
                     downloads.append(_download(name, values[name], os.path.join(storage_dir, f"param_{position}")))  # noqa: PTH118
                     local = downloads[-1].path
+                elif not check_local_paths:  # a path of where it runs, and relative to the project there
+                    continue
                 rendered[name] = shlex.quote(os.path.abspath(local))  # noqa: PTH100
     if faulty := entry_point.command_problems(rendered):
         raise invalid(f"Entry point {entry_point.name!r} cannot run with these values", faulty)

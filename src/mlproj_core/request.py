@@ -7,9 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlproj_core.errors import UserError
+
+if TYPE_CHECKING:
+    from mlproj_core.backends import Backend
 
 __all__ = ["RunRequest", "read_backend_config"]
 
@@ -29,7 +32,7 @@ class RunRequest:
     docker_args: Mapping[str, Any] | None = None
     experiment_name: str | None = None
     experiment_id: str | None = None
-    backend: str = "local"
+    backend: str | Backend = "local"
     backend_config: Mapping[str, Any] | str | os.PathLike[str] | None = None
     storage_dir: str | None = None
     run_id: str | None = None
@@ -49,11 +52,6 @@ class RunRequest:
     def __post_init__(self) -> None:
         if self.experiment_name and self.experiment_id:
             raise UserError("Give experiment_name or experiment_id, not both.")
-        if self.docker_args or self.docker_auth or self.build_image:
-            raise UserError(
-                "docker_args, docker_auth and build_image are for projects in a container; this release runs projects "
-                "as local processes only. Leave them out, or run the project with mlflow."
-            )
         if self.run_id and self.reuse_finished:
             raise UserError(
                 "Give run_id or reuse_finished, not both: one names the MLflow run, the other looks for one."

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from mlproj_core.claim import read_turn
@@ -20,16 +20,24 @@ from mlproj_core.runs import SubmittedRun, attach
 from mlproj_core.status import RunStatus
 
 if TYPE_CHECKING:
+    from mlproj_core.backends import Backend
+    from mlproj_core.containers import Container
     from mlproj_core.data.remote import Download
-    from mlproj_core.sources import Checkout
+    from mlproj_core.sources import Checkout, Upstream
     from mlproj_core.tracking import Tracking
 
 __all__ = ["run", "submit", "submit_request"]
 
 DETACH = "detach"
 
+ELSEWHERE = "/tmp/mlproj-data"  # noqa: S108 - of a pod's own
+"""Where data is put on another machine, if the caller does not say."""
+
 DIGEST_TAG = "mlproj.source.sha256"
 """The tag with the digest of the archive that a project came in."""
+
+IMAGE_TAG = "mlflow.docker.image.uri"
+"""`MLFLOW_DOCKER_IMAGE_URI` of `mlflow/utils/mlflow_tags.py`."""
 
 
 def run(
@@ -40,7 +48,7 @@ def run(
     docker_args: Mapping[str, Any] | None = None,
     experiment_name: str | None = None,
     experiment_id: str | None = None,
-    backend: str = "local",
+    backend: str | Backend = "local",
     backend_config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     storage_dir: str | None = None,
     synchronous: bool = True,
@@ -72,23 +80,28 @@ def run(
         version: for a Git project a branch, tag or commit.
         parameters: values by parameter name; names that the entry point does not declare become `--name value`. A
             secret parameter may be given in `env_vars` too, or be there as a variable of this process.
-        docker_args: arguments for `docker run`, for projects that run in a container.
+        docker_args: flags of `docker run` by their names, for projects that run in a container: `{"gpus": "all",
+            "memory": "4g", "env": ["A=1", "TOKEN"], "volume": ["/data:/data:ro"]}`. `image` names another image, or one
+            for a project without docker_env. See docs/containers.md.
         experiment_name: the experiment to record the run in, created if it does not exist; or
         experiment_id: its id.
-        backend: where to run: "local", or a backend that is installed.
+        backend: where to run: "local", a backend that is installed, or a `Backend` itself, such as one that was given a
+            client of its own.
         backend_config: the backend's own settings: a dict, or the path to a `.json` file. Local: `detach` (bool),
+            `find_containers` (bool: whether runs in containers that other hosts have started are found by key too),
             `grace` (seconds between TERM and KILL when the run is ended; default 10) and `max_runs` (how many of the
             runs that give it work on this host at once; the others wait in the phase `queued`, outside their
             `timeout`). The variable MLPROJ_MAX_RUNS limits all local runs of this host in the same way.
-        storage_dir: directory for data that is fetched for parameters of type path; each run has a directory of its own
-            in it. By default one beside the runs' own.
+        storage_dir: directory for data that is fetched for parameters of type path, where the project runs; each run
+            has a directory of its own in it. By default one beside the runs' own, in a pod one in /tmp.
         synchronous: whether to wait for the end. If not, the run is detached: it outlives this process.
         run_id: an existing MLflow run to use instead of creating one.
         run_name: name of the MLflow run.
         env_manager: "virtualenv", "uv", "conda" or "local" (the environment of this process); by default what MLflow
             takes for the project's kind of environment. See docs/environments.md.
-        build_image: whether to build an image of the project, for projects that run in a container.
-        docker_auth: credentials for a Docker registry.
+        build_image: whether to build an image that holds the project's code on top of the container's image, instead of
+            copying the code into the container.
+        docker_auth: credentials for a Docker registry, as for `docker.login`: username, password, registry.
         env_vars: environment variables for the project. They may be secret: they are passed on, never written down.
         tags: tags for the MLflow run.
         parent_run_id: id of the MLflow run that this one is nested in.
@@ -119,7 +132,7 @@ def submit(
     docker_args: Mapping[str, Any] | None = None,
     experiment_name: str | None = None,
     experiment_id: str | None = None,
-    backend: str = "local",
+    backend: str | Backend = "local",
     backend_config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     storage_dir: str | None = None,
     run_id: str | None = None,
@@ -165,7 +178,7 @@ def submit(
 def submit_request(
     request: RunRequest,
     *,
-    tethered: bool = False,
+    tethered: bool | Callable[[Container | None], bool] = False,
     key: str | None = None,
     turn: int | list[int] | tuple[int, ...] | None = None,
     fresh_after: int | list[int] | tuple[int, ...] = 0,
@@ -177,18 +190,18 @@ def submit_request(
 
     Args:
         request: what to run.
-        tethered: whether the run ends with this process, unless `backend_config["detach"]` says otherwise.
+        tethered: whether the run ends with this process, unless `backend_config["detach"]` says otherwise; or what
+            decides that once it is known in what container the project runs, if in any. It may refuse by a `UserError`.
         key: see `submit`; so too for turn, fresh_after, handle and report.
         exposed: whether others can read the request's `parameters`, as on a command line: secret ones are refused.
     """
     from mlproj_core import protocol
-    from mlproj_core.backends import load_backend
+    from mlproj_core.backends import choose_backend
     from mlproj_core.sources import fetch
     from mlproj_core.sources.workspace import workspace
 
     config = read_backend_config(request.backend_config)
-    backend = load_backend(request.backend)
-    backend.check_config(config)
+    backend = choose_backend(request.backend, config)
     if DETACH in config:
         tethered = not config[DETACH]
     asker = protocol.Asker(
@@ -200,26 +213,30 @@ def submit_request(
     )
     with workspace() as into:
         checkout = fetch(os.fspath(request.uri), request.version, into=into, token=request.git_token, report=report)
-        launch = _launch(request, checkout, config, key=asker.key, tethered=tethered, exposed=exposed, report=report)
+        launch = _launch(
+            request, checkout, backend, config, key=asker.key, tethered=tethered, exposed=exposed, report=report
+        )
         if request.reuse_finished:
             from mlproj_core import reuse
 
             if (finished := reuse.find(backend, launch, asker, report)) is not None:
-                return attach(finished, report)
-        return attach(protocol.submit(backend, launch, asker, report), report)
+                return attach(finished, report, backend)
+        return attach(protocol.submit(backend, launch, asker, report), report, backend)
 
 
 def _launch(
     request: RunRequest,
     checkout: Checkout,
+    backend: Backend,
     config: Mapping[str, Any],
     *,
     key: str,
-    tethered: bool,
+    tethered: bool | Callable[[Container | None], bool],
     exposed: bool,
     report: Report,
 ) -> Launch:
     """From a project's files to what a backend starts: load, bind, choose the environment, meet the tracking server."""
+    from mlproj_core.containers import wanted_container
     from mlproj_core.environments import build_request, choose_manager, environment_manager
     from mlproj_core.parameters import bind
     from mlproj_core.spec import load_project
@@ -228,11 +245,12 @@ def _launch(
     project = load_project(checkout.directory)
     variables = {str(name): str(value) for name, value in (request.env_vars or {}).items()}
     # A directory of the key's own: each try of a step has the same command, and no two steps have the same files.
-    storage = Path(request.storage_dir or state_dir() / "data").expanduser().absolute() / key_digest(key)
+    storage = _storage(request.storage_dir, backend) / key_digest(key)
     bound = bind(
         project.entry_point(request.entry_point),
         request.parameters or {},
         storage_dir=storage,
+        check_local_paths=backend.runs_here,
         variables={**visible(os.environ, request.withhold), **variables},
         exposed=exposed,
     )
@@ -243,11 +261,24 @@ def _launch(
     # The host's own environment needs no environment file, and MLflow does not look at a faulty one then.
     unread = wanted_manager == "local" and project.environment_source.kind != "docker"
     environment = None if unread else project.environment_of(request.entry_point)
-    manager, remarks = choose_manager(environment, wanted_manager)
-    overlooked = None if unread else project.environment_remark(request.entry_point)
-    for remark in filter(None, (*remarks, overlooked)):
-        report(remark)
-    ready = environment_manager(manager).find(environment, checkout.directory)
+    container = wanted_container(
+        request,
+        project.environment_source.docker,
+        directory=checkout.directory,
+        environ={**visible(os.environ, request.withhold), **variables},
+    )
+    plan: dict[str, Any] = {"ready": None, "request": None}
+    if container is not None:
+        manager = "docker"
+    else:
+        manager, remarks = choose_manager(environment, wanted_manager, here=backend.runs_here)
+        overlooked = None if unread else project.environment_remark(request.entry_point)
+        for remark in filter(None, (*remarks, overlooked)):
+            report(remark)
+    if backend.runs_here and container is None:
+        ready = environment_manager(manager).find(environment, checkout.directory)
+        plan["ready"] = ready.to_dict() if ready is not None else None
+        plan["request"] = build_request(manager, environment, checkout.directory)
     tracking = connect(request.tracking_uri)
     if tracking.notice:
         report(tracking.notice)
@@ -259,10 +290,12 @@ def _launch(
         commit=checkout.commit,
         branch=checkout.branch,
         repo_url=checkout.repo_url,
-        backend=request.backend,
+        backend=backend.name,
         env_manager=manager,
         parent_run_id=parent,
     )
+    if container is not None and not container.build:
+        system[IMAGE_TAG] = container.image
     if checkout.digest is not None:
         system[DIGEST_TAG] = checkout.digest
     # For whoever comes later with reuse_finished. Whether what is run in place is clean only git knows, and to ask it
@@ -280,10 +313,7 @@ def _launch(
         command=bound.command,
         parameters=bound.values,
         env_manager=manager,
-        environment={
-            "ready": ready.to_dict() if ready is not None else None,
-            "request": build_request(manager, environment, checkout.directory),
-        },
+        environment=plan,
         tracking=tracking,
         new_run=NewRun(
             start_time=time.time(),
@@ -299,10 +329,39 @@ def _launch(
         secrets=tuple(sorted(bound.secrets)),
         timeout=request.timeout,
         backend_config=config,
-        tethered=tethered,
+        tethered=tethered(container) if callable(tethered) else tethered,
         withhold=request.withhold,
         downloads=bound.downloads,
+        container=container,
+        spec=environment,
+        upstream=_upstream(request, backend, checkout),
     )
+
+
+def _upstream(request: RunRequest, backend: Backend, checkout: Checkout) -> Upstream | None:
+    """Where a backend that runs elsewhere can clone the project from."""
+    if backend.runs_here or checkout.owned is None or checkout.commit is None:
+        return None
+    from mlproj_core.sources import Upstream
+
+    return Upstream.of(os.fspath(request.uri), request.git_token)
+
+
+def _storage(given: str | None, backend: Backend) -> PurePath:
+    """Where data is put: on this host, or where the backend runs.
+
+    Raises:
+        UserError: a place elsewhere is named by what only means something here.
+    """
+    if backend.runs_here:
+        return Path(given or state_dir() / "data").expanduser().absolute()
+    place = PurePosixPath(given or ELSEWHERE)
+    if not place.is_absolute():
+        raise UserError(
+            f"storage_dir is {given!r}: with backend {backend.name!r} it is a directory where the project runs, and "
+            "has to be an absolute path there."
+        )
+    return place
 
 
 def _check_downloads(downloads: Sequence[Download], tracking: Tracking) -> None:

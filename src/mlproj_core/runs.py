@@ -286,12 +286,15 @@ class LocalSubmittedRun(SubmittedRun):
     """A run on the local backend; the name is MLflow's."""
 
 
-def attach(handle: RunHandle | str | Mapping[str, Any], report: Report = log) -> SubmittedRun:
+def attach(
+    handle: RunHandle | str | Mapping[str, Any], report: Report = log, backend: Backend | None = None
+) -> SubmittedRun:
     """The run of a handle, in any process, at any time, wherever its backend can be reached.
 
     Args:
         handle: a `RunHandle`, its JSON text, or that text's value.
         report: is given one line of text for each thing worth telling.
+        backend: the backend that the handle names, where it needs a client that only the caller has; None loads it.
 
     Raises:
         UserError: it is no handle, or its backend is not installed.
@@ -305,7 +308,9 @@ def attach(handle: RunHandle | str | Mapping[str, Any], report: Report = log) ->
             raise UserError(f"Not a run handle: {handle!r}. Give a RunHandle, its JSON text, or its dict.")
         handle = RunHandle.from_dict(handle)
     kind = LocalSubmittedRun if handle.backend == "local" else SubmittedRun
-    return kind(handle, load_backend(handle.backend), report)
+    if backend is None or backend.name != handle.backend:
+        backend = load_backend(handle.backend)
+    return kind(handle, backend, report)
 
 
 def _status(sighting: Sighting) -> RunStatus:

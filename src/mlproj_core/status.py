@@ -42,6 +42,7 @@ class Phase(_Word):
 
     QUEUED = "queued"
     ENVIRONMENT = "environment"
+    IMAGE = "image"
     DATA = "data"
     RUNNING = "running"
     ENDED = "ended"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import Context, copy_context
+from dataclasses import asdict, dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -14,6 +18,7 @@ from uuid import UUID
 from prefect.artifacts import Artifact, LinkArtifact, MarkdownArtifact, ProgressArtifact, TableArtifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.context import get_task_and_flow_run_ids
 
@@ -23,15 +28,42 @@ if TYPE_CHECKING:
     from mlproj_core.runs import SubmittedRun
     from prefect_mlproj.results import ProjectResult
 
-__all__ = ["Gallery", "handle_in"]
+__all__ = ["Gallery", "Intent", "handle_in", "intent_in", "names_in"]
 
 _HANDLE = re.compile(r"```json\n(.*?)\n```", re.DOTALL)
+
+_NAMES = re.compile(r"```json blocks\n(.*?)\n```", re.DOTALL)
+
+_INTENT = re.compile(r"```json intent\n(.*?)\n```", re.DOTALL)
 
 PROGRESS_INTERVAL = 1.0
 """Seconds between two updates of a progress artifact at least."""
 
 _MILESTONES = (("Resolved", 25.0), ("Downloading", 35.0), ("Prepared", 65.0), ("Installed", 95.0))
 """First words of uv's messages, with the percentage that stands for them."""
+
+
+@dataclass(frozen=True)
+class Intent:
+    """That a run is about to be submitted where nobody but its backend knows of it.
+
+    A process that dies after that has shown no handle yet; whoever comes later looks for the key.
+
+    Attributes:
+        key: what it is submitted under.
+        backend: the backend's name.
+        settings: the backend's, which say where it looks for a key. No secrets.
+        names: names of the blocks by which the run is reached; see `Access.names`.
+    """
+
+    key: str
+    backend: str
+    settings: Mapping[str, Any]
+    names: Mapping[str, str]
+
+    def text(self) -> str:
+        """This intent in an artifact's text, which `intent_in` reads again."""
+        return f"```json intent\n{json.dumps(asdict(self))}\n```\n"
 
 
 class Gallery:
@@ -50,12 +82,24 @@ class Gallery:
         self._say = say
         self._task_run_id, self._flow_run_id = get_task_and_flow_run_ids()
         self._progress_id: UUID | None = None
+        self._intent_id: UUID | None = None
         self._shown = 0.0
         self._percent = 0.0
         self._sent: list[threading.Event] = []
 
-    def show_link(self, run: SubmittedRun) -> None:
-        """Show a link to the run in MLflow, with the run's handle, which `handle_in` finds again."""
+    def show_intent(self, intent: Intent) -> None:
+        """Show that a run is about to be submitted, until its link is shown, and wait until that is stored."""
+        shown = MarkdownArtifact(markdown=f"The run is being submitted.\n\n{intent.text()}")
+        self._create("submission", shown, "what is about to be submitted")
+        self.finish()
+
+    def show_link(self, run: SubmittedRun, names: Mapping[str, str]) -> None:
+        """Show a link to the run in MLflow, with the run's handle, which `handle_in` finds again.
+
+        Args:
+            run: the run.
+            names: names of the blocks by which it is reached, which `names_in` finds again.
+        """
         record = run.record
         url = record.url if record is not None else None
         handle = (
@@ -63,11 +107,16 @@ class Gallery:
             "Its handle, for `mlproj status`, `mlproj logs` and `mlproj cancel`:\n\n"
             f"```json\n{run.handle.to_json()}\n```\n"
         )
+        if names:
+            handle += f"It is reached by these blocks:\n\n```json blocks\n{json.dumps(names)}\n```\n"
         if url is not None:
             shown: Artifact = LinkArtifact(link=url, link_text=f"{self.name} in MLflow", description=handle)
         else:
             shown = MarkdownArtifact(markdown=handle, description=f"{self.name}, untracked")
         self._create("run", shown, "a link to the run")
+        if self._intent_id is not None:
+            self._send(partial(_delete, self._intent_id), "that the run is submitted")
+            self._intent_id = None
 
     def show_table(self, parameters: Mapping[str, Any], result: ProjectResult) -> None:
         """Show the parameters and metrics of a finished run.
@@ -120,6 +169,8 @@ class Gallery:
             created = _client().create_artifact(request)
             if what == "environment":
                 self._progress_id = created.id
+            elif what == "submission":
+                self._intent_id = created.id
 
         self._send(work, words)
 
@@ -186,6 +237,23 @@ def handle_in(text: str) -> RunHandle | None:
     """The handle in an artifact's text that `show_link` wrote; None if there is none."""
     found = _HANDLE.search(text)
     return RunHandle.from_json(found.group(1)) if found is not None else None
+
+
+def names_in(text: str) -> dict[str, str]:
+    """The names of the blocks in an artifact's text that `show_link` wrote."""
+    found = _NAMES.search(text)
+    return dict(json.loads(found.group(1))) if found is not None else {}
+
+
+def intent_in(text: str) -> Intent | None:
+    """The intent in an artifact's text that `show_intent` wrote; None if there is none."""
+    found = _INTENT.search(text)
+    return Intent(**json.loads(found.group(1))) if found is not None else None
+
+
+def _delete(artifact_id: UUID) -> None:
+    with suppress(ObjectNotFound):
+        _client().delete_artifact(artifact_id)
 
 
 def _key(name: str, what: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -15,6 +14,7 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from mlproj_core.errors import UserError
 from mlproj_core.tracking.surroundings import OF_A_SERVER, lend
+from prefect_mlproj.access import Access
 from prefect_mlproj.runs import ProjectRun
 
 if TYPE_CHECKING:
@@ -181,6 +181,8 @@ class MLProject(JobBlock):  # type: ignore[type-arg] # `JobBlock[...]` would be 
         env_manager: "virtualenv", "uv", "conda" or "local"; by default what MLflow takes for the project's kind of
             environment.
         env_vars: environment variables for the project, all of them secret.
+        docker_args: arguments for `docker run`, for projects that run in a container.
+        build_image: whether to build an image of the project, for projects that run in a container.
         storage_dir: directory for data that is fetched for parameters of type path.
         timeout: seconds after which a run is ended as FAILED.
         mlflow_credentials: the tracking server; by default MLFLOW_TRACKING_URI.
@@ -224,6 +226,14 @@ class MLProject(JobBlock):  # type: ignore[type-arg] # `JobBlock[...]` would be 
         default_factory=lambda: SecretDict({}),
         title="Environment Variables",
         description="Environment variables for the project; their values are kept secret.",
+    )
+    docker_args: dict[str, Any] = Field(
+        default_factory=dict,
+        title="Docker Arguments",
+        description="Arguments for docker run, for a project that runs in a container.",
+    )
+    build_image: bool = Field(
+        default=False, title="Build Image", description="Build an image of the project, if it runs in a container."
     )
     storage_dir: str | None = Field(
         default=None, title="Storage Directory", description="For data that is fetched for parameters of type path."
@@ -282,8 +292,9 @@ class MLProject(JobBlock):  # type: ignore[type-arg] # `JobBlock[...]` would be 
             arguments["withhold"] = (*PREFECTS_OWN, *OF_A_SERVER, "MLPROJ_TRACKING")
         if git is not None:
             arguments["git_token"] = git.token_for(self.uri)
-        with lend(block.variables()) if block is not None else nullcontext():
-            return ProjectRun.of(submit_request(RunRequest(**arguments), exposed=True, report=self._say), block)
+        access = Access(mlflow=block)
+        with access.lent():
+            return ProjectRun.of(submit_request(RunRequest(**arguments), exposed=True, report=self._say), access)
 
     def _say(self, line: str) -> None:
         (self.logger.warning if line.startswith("warning") else self.logger.info)(f"[mlproj] {line}")

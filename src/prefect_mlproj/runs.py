@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect._internal.compatibility.async_dispatch import async_dispatch
 from prefect.blocks.abstract import JobRun
@@ -13,11 +12,8 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from mlproj_core.runs import SubmittedRun, attach
 from mlproj_core.status import RunStatus
-from mlproj_core.tracking.surroundings import lend
+from prefect_mlproj.access import Access
 from prefect_mlproj.results import ProjectResult
-
-if TYPE_CHECKING:
-    from prefect_mlproj.blocks import MLflowCredentials
 
 __all__ = ["ProjectRun"]
 
@@ -28,7 +24,7 @@ class ProjectRun(BaseModel, JobRun[ProjectResult]):
     In async code `wait_for_completion`, `fetch_result` and `cancel` are to be awaited; their twins
     `await_for_completion`, `afetch_result` and `acancel` always are.
 
-    The credentials of a block stay in the process that submitted the run: no result and no other process gets them.
+    The credentials of blocks stay in the process that submitted the run: no result and no other process gets them.
 
     Attributes:
         handle: the run's handle, by which any process finds it again.
@@ -37,15 +33,15 @@ class ProjectRun(BaseModel, JobRun[ProjectResult]):
     model_config = ConfigDict(frozen=True)
 
     handle: dict[str, Any]
-    _credentials: Any = PrivateAttr(default=None)
+    _access: Access = PrivateAttr(default_factory=Access)
 
     def __getstate__(self) -> dict[Any, Any]:
-        return {**super().__getstate__(), "__pydantic_private__": {"_credentials": None}}
+        return {**super().__getstate__(), "__pydantic_private__": {"_access": Access()}}
 
     @property
     def run(self) -> SubmittedRun:
         """The run itself, with all that the core tells of it."""
-        return attach(self.handle, self._say)
+        return attach(self.handle, self._say, self._access.backend(str(self.handle["backend"])))
 
     @property
     def run_id(self) -> str:
@@ -54,23 +50,23 @@ class ProjectRun(BaseModel, JobRun[ProjectResult]):
 
     def get_status(self) -> str:
         """RUNNING, FINISHED, FAILED or KILLED."""
-        with self._lent():
+        with self._access.lent():
             return str(self.run.get_status())
 
     async def acancel(self) -> None:
         """As `cancel`, without blocking the event loop."""
-        with self._lent():
+        with self._access.lent():
             await self.run.cancel_async()
 
     @async_dispatch(acancel)
     def cancel(self) -> None:
         """End the run and wait until nothing is left of it; one that is over stays as it is."""
-        with self._lent():
+        with self._access.lent():
             self.run.cancel()
 
     async def await_for_completion(self) -> None:
         """As `wait_for_completion`, without blocking the event loop."""
-        with self._lent():
+        with self._access.lent():
             run = self.run
             async for line, _ in run.read_lines_async():
                 self._log(line)
@@ -84,7 +80,7 @@ class ProjectRun(BaseModel, JobRun[ProjectResult]):
         Raises:
             ExecutionException: it did not finish.
         """
-        with self._lent():
+        with self._access.lent():
             run = self.run
             for line, _ in run.read_lines(follow=True):
                 self._log(line)
@@ -93,7 +89,7 @@ class ProjectRun(BaseModel, JobRun[ProjectResult]):
 
     async def afetch_result(self) -> ProjectResult:
         """As `fetch_result`, without blocking the event loop."""
-        with self._lent():
+        with self._access.lent():
             return await asyncio.to_thread(ProjectResult.of, self.run)
 
     @async_dispatch(afetch_result)
@@ -103,29 +99,26 @@ class ProjectRun(BaseModel, JobRun[ProjectResult]):
         Raises:
             ExecutionException: it is not over, or did not finish.
         """
-        with self._lent():
+        with self._access.lent():
             return ProjectResult.of(self.run)
 
     @classmethod
-    def of(cls, run: SubmittedRun, credentials: MLflowCredentials | None = None) -> ProjectRun:
+    def of(cls, run: SubmittedRun, access: Access | None = None) -> ProjectRun:
         """A run of the core as one of Prefect.
 
         Args:
             run: the run.
-            credentials: the block that names its tracking server.
+            access: the blocks by which it is reached.
         """
         made = cls(handle=run.handle.to_dict())
-        made._credentials = credentials
+        if access is not None:
+            made._access = access
         return made
 
     @classmethod
     def handle_in(cls, value: ProjectRun | ProjectResult | Mapping[str, Any] | str) -> Mapping[str, Any] | str:
         """The handle in whatever names a run: a `ProjectRun`, a `ProjectResult`, a handle or its JSON text."""
         return value.handle if isinstance(value, (ProjectRun, ProjectResult)) else value
-
-    def _lent(self) -> AbstractContextManager[None]:
-        """While this lasts, the tracking server is the one of the block."""
-        return lend(self._credentials.variables()) if self._credentials is not None else nullcontext()
 
     def _check(self, run: SubmittedRun) -> None:
         if run.get_status() is not RunStatus.FINISHED:

@@ -22,22 +22,26 @@ from prefect.tasks import Task
 from prefect.utilities.engine import emit_task_run_state_change_event
 from prefect.utilities.urls import url_for
 
-from mlproj_core.backends import load_backend
+# By the thread that imports the flow. Threads of tasks that import a package for the first time at once, one its parts
+# and one the whole, can find it half made.
+import mlproj_core.parameters
+import mlproj_core.spec  # noqa: F401
 from mlproj_core.errors import MlprojError, Superseded, UserError
 from mlproj_core.request import RunRequest, read_backend_config
 from mlproj_core.runs import attach
 from mlproj_core.status import Phase, RunStatus
-from mlproj_core.tracking.surroundings import OF_A_SERVER, lend
-from prefect_mlproj.artifacts import Gallery
+from mlproj_core.tracking.surroundings import OF_A_SERVER
+from prefect_mlproj.access import Access, registry_login
+from prefect_mlproj.artifacts import Gallery, Intent
 from prefect_mlproj.calls import flow_run_here, key_of, path_of, place_of, tries_of
 from prefect_mlproj.results import ProjectResult
 from prefect_mlproj.states import completed, ended
 from prefect_mlproj.watcher import CANCELLED, watcher
 
 if TYPE_CHECKING:
+    from mlproj_core.backends import Backend
     from mlproj_core.handle import RunHandle
     from mlproj_core.runs import SubmittedRun
-    from prefect_mlproj.blocks import MLflowCredentials
 
 __all__ = ["PREFECTS_OWN", "Step", "Submission", "Waiting", "comes_of_termination", "in_thread", "project_name"]
 
@@ -49,6 +53,7 @@ DETACH = "detach"
 
 _PHASES = {
     Phase.QUEUED: "queued",
+    Phase.IMAGE: "its image is being fetched or built",
     Phase.ENVIRONMENT: "its environment is being built",
     Phase.DATA: "its data is being fetched",
     Phase.RUNNING: "the project runs",
@@ -74,16 +79,13 @@ class Step(ABC):
 
     Args:
         name: what the task is called, such as `wine_quality/train`.
-        credentials: variables that name the tracking server, with its secrets; None for those of this process.
+        access: the blocks by which the run is reached.
 
     Attributes:
-        backend: where the run is.
         was_ended: whether the run was ended since the task was.
     """
 
-    backend: str
-
-    def __init__(self, name: str, credentials: Mapping[str, str] | None) -> None:
+    def __init__(self, name: str, access: Access) -> None:
         context = TaskRunContext.get()
         if context is None:
             raise RuntimeError("A step is the work of a Prefect task; it has no other place.")
@@ -93,7 +95,7 @@ class Step(ABC):
         self.flow_run = flow_run_here()
         self.place = place_of(self.flow_run) if self.flow_run is not None else None
         self.logger = get_run_logger()
-        self._credentials = credentials
+        self.access = access
         self._context = copy_context()
         self.gallery = Gallery(name, self.say)
         self._preparing = True
@@ -154,7 +156,7 @@ class Step(ABC):
 
     @contextlib.contextmanager
     def _followed(self, until_over: bool = False) -> Iterator[None]:
-        with lend(self._credentials) if self._credentials is not None else contextlib.nullcontext():
+        with self.access.lent():
             self._context = copy_context()
             watcher.add(self)
             try:
@@ -291,14 +293,20 @@ class Submission(Step):
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         name = f"{project_name(arguments['uri'])}/{arguments['entry_point']}"
-        block = arguments.get("mlflow_credentials")
-        super().__init__(name, block.variables() if block is not None else None)
+        super().__init__(name, Access(arguments["mlflow_credentials"], arguments["kubernetes_credentials"]))
         self._arguments = arguments
-        self.credentials: MLflowCredentials | None = block
-        self.backend = arguments["backend"]
         self.key = key_of(arguments.get("call"), arguments, self.place)
         around = (*(self.place.run_counts if self.place is not None else (1,)), *tries_of(arguments.get("call")))
         self.turn = (*around, self.task_run.run_count)
+
+    @cached_property
+    def backend(self) -> Backend:
+        """Where it is to be run; not bound to the request's configuration yet.
+
+        Raises:
+            UserError: there is no such backend, or a block that it has no use for.
+        """
+        return self.access.backend(self._arguments["backend"])
 
     @cached_property
     def request(self) -> RunRequest:
@@ -311,34 +319,44 @@ class Submission(Step):
         if isinstance(given["parameters"], Mapping):
             values = given["parameters"].items()
             given["parameters"] = {name: one.value if isinstance(one, Secret) else one for name, one in values}
+        given["backend"] = self.backend
         given["backend_config"] = read_backend_config(given["backend_config"])
         given["tags"] = {**self._tags(), **(given["tags"] or {})}
         given["withhold"] = PREFECTS_OWN
-        if self._credentials is not None:
+        if (variables := self.access.variables()) is not None:
             if given["tracking_uri"]:
                 raise UserError(
                     "Give tracking_uri or mlflow_credentials, not both: the credentials are for a server of their own."
                 )
-            given["env_vars"] = {**self._credentials, **(given["env_vars"] or {})}
+            given["env_vars"] = {**variables, **(given["env_vars"] or {})}
             given["withhold"] = (*PREFECTS_OWN, *OF_A_SERVER, "MLPROJ_TRACKING")
         if (git := self._arguments["git_credentials"]) is not None:
             given["git_token"] = git.token_for(os.fspath(given["uri"]))
+        if (login := self._arguments["docker_credentials"]) is not None:
+            if given["docker_auth"]:
+                raise UserError("Give docker_auth or docker_credentials, not both: each is a registry's login.")
+            given["docker_auth"] = registry_login(login)
         if (limit := self.task.timeout_seconds) is not None:  # in a worker thread Prefect itself can end nothing
             given["timeout"] = min(limit, given["timeout"] or limit)
         return RunRequest(**given)
 
     @property
     def tethered(self) -> bool:
-        """As the request says; by default it is."""
-        return not read_backend_config(self.request.backend_config).get(DETACH, False)
+        """A run of this host is, unless the request says otherwise; one that is elsewhere never is."""
+        return self.backend.runs_here and not self._settings.get(DETACH, False)
 
     def obtain(self) -> SubmittedRun:
         """Submit the run, or find the one that is at it, and show it in Prefect."""
         from mlproj_core.runner import submit_request
 
         # Of a call's parameters its key holds a digest, which tells who guesses that a guess was right.
-        run = submit_request(self.request, tethered=True, key=self.key, turn=self.turn, exposed=True, report=self.say)
-        self.gallery.show_link(run)
+        request = self.request
+        if not self.backend.runs_here:
+            self.gallery.show_intent(Intent(self.key, self.backend.name, self._settings, self.access.names()))
+        run = submit_request(
+            request, tethered=self.tethered, key=self.key, turn=self.turn, exposed=True, report=self.say
+        )
+        self.gallery.show_link(run, self.access.names())
         return run
 
     def is_to_follow(self, run: SubmittedRun) -> bool:
@@ -353,7 +371,11 @@ class Submission(Step):
     def _cancel(self) -> None:
         from mlproj_core.protocol import cancel_key
 
-        cancel_key(load_backend(self.backend), self.key, self.turn, self.say)
+        cancel_key(self.backend.configure(self._settings), self.key, self.turn, self.say)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return read_backend_config(self.request.backend_config)
 
     def _tags(self) -> dict[str, str]:
         """Tags by which a run in MLflow leads back to its task run."""
@@ -378,13 +400,12 @@ class Waiting(Step):
 
     Args:
         handle: the run's.
-        credentials: variables that name the tracking server, with its secrets; None for those of this process.
+        access: the blocks by which the run is reached.
     """
 
-    def __init__(self, handle: RunHandle, credentials: Mapping[str, str] | None) -> None:
-        super().__init__(handle.tag, credentials)
+    def __init__(self, handle: RunHandle, access: Access) -> None:
+        super().__init__(handle.tag, access)
         self.handle = handle
-        self.backend = handle.backend
 
     @property
     def tethered(self) -> bool:
@@ -393,7 +414,7 @@ class Waiting(Step):
 
     def obtain(self) -> SubmittedRun:
         """Find the run."""
-        run = attach(self.handle, self.say)
+        run = self._run()
         request = run.request
         if request:
             self.name = self.gallery.name = f"{project_name(request['uri'])}/{request['entry_point']}"
@@ -414,7 +435,10 @@ class Waiting(Step):
         if path is None or self.place is None or path[0] != self.place.path[0]:
             self.say("the run is not this flow run's: it goes on")
             return
-        attach(self.handle, self.say).cancel()
+        self._run().cancel()
+
+    def _run(self) -> SubmittedRun:
+        return attach(self.handle, self.say, self.access.backend(self.handle.backend))
 
 
 def comes_of_termination(error: BaseException) -> bool:

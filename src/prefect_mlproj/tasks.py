@@ -22,6 +22,7 @@ from prefect.utilities.callables import expand_mapping_parameters, get_call_para
 
 from mlproj_core.errors import MlprojError
 from mlproj_core.runs import attach
+from prefect_mlproj.access import Access
 from prefect_mlproj.calls import call_of, called_by
 from prefect_mlproj.runs import ProjectRun
 from prefect_mlproj.states import completed, only_if_it_can_help, refused, value_of
@@ -176,6 +177,8 @@ def _run_project(
     reuse_finished: bool = False,
     mlflow_credentials: MLflowCredentials | None = None,
     git_credentials: GitCredentials | None = None,
+    kubernetes_credentials: Any = None,
+    docker_credentials: Any = None,
     call: str | None = None,
 ) -> Any:
     """Run an entry point of an MLflow project as a task, whose state mirrors the run.
@@ -189,7 +192,7 @@ def _run_project(
         docker_args: arguments for `docker run`, for projects that run in a container.
         experiment_name: the experiment to record the run in, created if it does not exist; or
         experiment_id: its id.
-        backend: where to run: "local", or a backend that is installed.
+        backend: where to run: "local", "kubernetes", or another backend that is installed.
         backend_config: the backend's own settings: a mapping, or the path to a `.json` file. A local run ends with the
             flow's process, unless `{"detach": True}` is among them.
         storage_dir: directory for data that is fetched for parameters of type path.
@@ -208,6 +211,10 @@ def _run_project(
             instead of running again, if the work tree is clean. Data is not compared.
         mlflow_credentials: a block that names the tracking server, for the task and for the project.
         git_credentials: a block with the login for the project's repository.
+        kubernetes_credentials: a block `KubernetesCredentials` of prefect-kubernetes: the cluster, for the backend
+            "kubernetes"; by default the one of the kubeconfig, or the one that this process is in.
+        docker_credentials: a block `DockerRegistryCredentials` of prefect-docker: the login of the registry that images
+            come from, instead of docker_auth.
         call: set by the task itself: the name of this call in the flow.
     """
     return _see_through(Submission(locals()))
@@ -239,7 +246,10 @@ async def _asubmit_project(*args: Any, **kwargs: Any) -> Any:
 
 
 def _wait_for_project(
-    handle: ProjectRun | Mapping[str, Any] | str, *, mlflow_credentials: MLflowCredentials | None = None
+    handle: ProjectRun | Mapping[str, Any] | str,
+    *,
+    mlflow_credentials: MLflowCredentials | None = None,
+    kubernetes_credentials: Any = None,
 ) -> Any:
     """Wait for a run that was submitted here or elsewhere; the state mirrors it, as that of `run_project` does.
 
@@ -248,9 +258,10 @@ def _wait_for_project(
     Args:
         handle: what `submit_project` gave, a run's handle, or the JSON text of one.
         mlflow_credentials: a block that names the run's tracking server.
+        kubernetes_credentials: a block `KubernetesCredentials` of prefect-kubernetes, which names the run's cluster.
     """
     try:
-        step = _waiting(handle, mlflow_credentials)
+        step = _waiting(handle, Access(mlflow_credentials, kubernetes_credentials))
     except MlprojError as error:
         return refused(error)
     return _see_through(step)
@@ -260,15 +271,14 @@ def _wait_for_project(
 async def _await_for_project(*args: Any, **kwargs: Any) -> Any:
     given = get_call_parameters(_wait_for_project, args, kwargs)
     try:
-        step = _waiting(given["handle"], given["mlflow_credentials"])
+        step = _waiting(given["handle"], Access(given["mlflow_credentials"], given["kubernetes_credentials"]))
     except MlprojError as error:
         return refused(error)
     return await _asee_through(step)
 
 
-def _waiting(handle: Any, block: MLflowCredentials | None) -> Waiting:
-    found = attach(ProjectRun.handle_in(handle)).handle
-    return Waiting(found, block.variables() if block is not None else None)
+def _waiting(handle: Any, access: Access) -> Waiting:
+    return Waiting(attach(ProjectRun.handle_in(handle)).handle, access)
 
 
 # -- the work of the tasks, for sync and async ones
@@ -350,7 +360,7 @@ def _begin(step: Submission) -> State[Any]:
                 return step.not_begun()
             run = step.obtain()
             step.gallery.finish()
-            return completed(ProjectRun.of(run, step.credentials), f"submitted: run {run.run_id}")
+            return completed(ProjectRun.of(run, step.access), f"submitted: run {run.run_id}")
     except MlprojError as error:
         return refused(error)
 

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from airflow_steps import Steps
 from airflow_world import PROGRAM, AirflowWorld
+from docker_world import closed_registry as closed_registry
+from docker_world import shared_engine as shared_engine
+from elsewhere_world import elsewhere as elsewhere
 from git_world import GitServer
 from missing import missing
 from mlflow_world import mlflow_environment as mlflow_environment

@@ -50,7 +50,7 @@ def setting(monkeypatch):
 
 class TestPlacement:
     LOCAL = {
-        "backend": "local", "one_host": True, "retry_remains": True, "durable": True, "waits": True,
+        "runs_here": True, "findable": True, "retry_remains": True, "durable": True, "waits": True,
         "deferrable": None, "defers_by_default": False, "detach": None,
     }  # fmt: skip
 
@@ -60,20 +60,20 @@ class TestPlacement:
             ({}, False, False),
             ({"retry_remains": False}, True, False),
             ({"durable": False}, True, False),
-            ({"one_host": False}, True, False),
-            ({"one_host": False, "detach": True}, False, False),
+            ({"findable": False}, True, False),
+            ({"findable": False, "detach": True}, False, False),
             ({"detach": False}, True, False),
             ({"deferrable": True, "retry_remains": False}, False, True),
             # Airflow's default for all operators does not move a local run out of its worker.
             ({"defers_by_default": True}, False, False),
-            ({"defers_by_default": True, "one_host": False}, True, False),
+            ({"defers_by_default": True, "findable": False}, True, False),
             ({"waits": False}, False, False),
             ({"waits": False, "deferrable": True}, False, False),
-            ({"backend": "kubernetes"}, False, False),
-            ({"backend": "kubernetes", "defers_by_default": True}, False, True),
-            ({"backend": "kubernetes", "defers_by_default": True, "deferrable": False}, False, False),
-            ({"backend": "kubernetes", "deferrable": True, "one_host": False}, False, True),
-            ({"backend": "kubernetes", "deferrable": True, "waits": False}, False, False),
+            ({"runs_here": False}, False, False),
+            ({"runs_here": False, "defers_by_default": True}, False, True),
+            ({"runs_here": False, "defers_by_default": True, "deferrable": False}, False, False),
+            ({"runs_here": False, "deferrable": True, "findable": False}, False, True),
+            ({"runs_here": False, "deferrable": True, "waits": False}, False, False),
         ],
     )
     def test_of_a_run_and_its_task(self, differs, tethered, defers):
@@ -82,8 +82,8 @@ class TestPlacement:
     @pytest.mark.parametrize(
         "differs",
         [
-            {"one_host": False, "deferrable": True},
-            {"one_host": False, "waits": False},
+            {"findable": False, "deferrable": True},
+            {"findable": False, "waits": False},
             {"detach": False, "deferrable": True},
             {"detach": False, "waits": False},
         ],

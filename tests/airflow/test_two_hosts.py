@@ -1,10 +1,12 @@
 """Workers on two hosts: a local run ends with its task, and a retry on the other host starts anew without a twin."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
+from airflow_elsewhere import TASKS, Both
 from airflow_steps import Steps
 from airflow_world import AirflowWorld
 from processes import command, pids
@@ -91,3 +93,32 @@ def test_a_local_run_cannot_be_left_where_it_could_not_be_found_again(airflow, s
     assert task["try_number"] == 1
     assert f"{wish} cannot be had for the backend 'local' here" in airflow.log(run, "train")
     assert steps.pids(name) == []
+
+
+def test_a_run_elsewhere_is_followed_by_the_triggerer_when_its_worker_s_host_is_gone(
+    airflow, steps, elsewhere, closed_registry, mlflow_server, record_property
+):
+    # A server on loopback is none to an engine elsewhere; by this address it is the same one.
+    tracking_uri = mlflow_server.replace("127.0.0.1", "0.0.0.0")
+    both = Both(airflow, steps, elsewhere, closed_registry, elsewhere.remote_host, tracking_uri, {"network": "host"})
+    run, handles = both.begin("host_gone", seconds=40, deferrable=True)
+    for task_id in TASKS:
+        airflow.wait_for_task(run, task_id, "deferred", timeout=60)
+    airflow.wait_for(lambda: not any("unshare --mount" in command(pid) for pid in pids()), "a worker is left")
+    shutil.rmtree(airflow.directory / "host-a")
+    for task_id in TASKS:
+        airflow.wait_for_task(run, task_id, "success", timeout=120)
+        assert airflow.xcom(run, task_id, "metrics") == {"score": 0.5}
+        printed = airflow.log(run, task_id)
+        lines = airflow.xcom(run, task_id, "result")["lines"]
+        assert all(f"line {number} of" in printed for number in range(1, lines + 1))
+        cells = {
+            "fault": f"the worker's host gone ({task_id})",
+            "mode": "deferred",
+            "starts": elsewhere.starts(handles[task_id]),
+            "survivors": len(elsewhere.living()),
+            "outcome": "success",
+        }
+        record_property("table: Faults in Airflow: one run or none, and nothing left", cells)
+        assert cells["starts"] == 1
+    both.are_ended()

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import readme
 
-# Those of Airflow and Prefect have their tests beside the adapters'.
-BLOCKS = [(kind, text) for kind, text in readme.blocks() if "airflow" not in text and "prefect" not in text]
+# Those of Airflow and Prefect have their tests beside the adapters', those of containers beside the engine's.
+ELSEWHERE = ("airflow", "prefect", "projects/contained", "kubernetes")
+BLOCKS = [(kind, text) for kind, text in readme.blocks() if not any(word in text for word in ELSEWHERE)]
 
 
 def commands(text):

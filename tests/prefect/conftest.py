@@ -3,6 +3,9 @@
 from importlib.util import find_spec
 
 import pytest
+from docker_world import closed_registry as closed_registry
+from docker_world import shared_engine as shared_engine
+from elsewhere_world import elsewhere as elsewhere
 from missing import missing
 from mlflow_world import mlflow_environment as mlflow_environment
 from mlflow_world import mlflow_python as mlflow_python

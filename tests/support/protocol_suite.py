@@ -39,6 +39,8 @@ class World:
 
     backend = "local"
     backend_config = {}
+    patience = 60.0
+    """Seconds that twenty askers at once may take: each of them imports what its backend needs."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -92,7 +94,7 @@ class World:
 
     def answer(self, process):
         """What an asker printed."""
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=self.patience)
         assert output, f"the asker died with {process.returncode}"
         return json.loads(output.splitlines()[-1])
 
@@ -243,7 +245,7 @@ class ProtocolSuite:
             world.asker(arguments={"key": "k", "turn": 1}, pause="before the claim", marker=str(marker), gate=str(gate))
             for marker in markers
         ]
-        until(lambda: all(marker.exists() for marker in markers))
+        until(lambda: all(marker.exists() for marker in markers), world.patience)
         gate.touch()
         handles = [world.answer(asker)["handle"] for asker in askers]
         assert all(handle == handles[0] for handle in handles)

@@ -6,11 +6,14 @@ import threading
 
 
 class Relay:
-    """A way to the server that can be shut and opened again, as a server goes away and comes back."""
+    """A way to the server that can be shut and opened again, as a server goes away and comes back.
+
+    Args:
+        uri: the server, `http://HOST:PORT` or `unix://PATH`.
+    """
 
     def __init__(self, uri):
-        host, _, port = uri.removeprefix("http://").partition(":")
-        self.server = (host, int(port))
+        self.server = uri
         self.listener = None
         self.port = 0
         self.open()
@@ -40,10 +43,19 @@ class Relay:
                 near, _ = listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(self.server)
+            far = self._connect()
             self.sockets += [near, far]
             for source, target in ((near, far), (far, near)):
                 threading.Thread(target=self._copy, args=(source, target), daemon=True).start()
+
+    def _connect(self):
+        scheme, _, place = self.server.partition("://")
+        if scheme == "unix":
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(place)
+            return connection
+        host, _, port = place.partition(":")
+        return socket.create_connection((host, int(port)))
 
     def _copy(self, source, target):
         try:

@@ -7,9 +7,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from mlproj_core.backends.backend import Backend, load_backend
+    from mlproj_core.backends.backend import Backend, choose_backend, load_backend
 
-__all__ = ["Backend", "load_backend"]
+__all__ = ["Backend", "choose_backend", "load_backend"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from mlproj_core.status import Outcome, Phase
 if TYPE_CHECKING:
     from mlproj_core.launch import Launch
 
-__all__ = ["Backend", "Hold", "Sighting", "State", "load_backend"]
+__all__ = ["Backend", "Hold", "Sighting", "State", "choose_backend", "load_backend"]
 
 
 class State(Enum):
@@ -85,15 +85,25 @@ class Backend(Protocol):
     name: str
     exclusive_claims: bool
     """Whether a hold shuts out every other; if not, two may create an MLflow run, and the oldest one stays."""
+    runs_here: bool
+    """Whether runs are on the host of their asker: in an environment that is made there, with files of it."""
 
-    def check_config(self, config: Mapping[str, Any]) -> None:
-        """Look at the caller's `backend_config` before any work is done; raises `UserError` for what is wrong."""
+    def configure(self, config: Mapping[str, Any]) -> Backend:
+        """This backend by the caller's `backend_config`, which says where `find` and `claim` look.
+
+        Raises:
+            UserError: what is wrong with the configuration, before any work is done.
+        """
 
     def find(self, key: str) -> RunHandle | None:
         """The newest attempt of a key; None if there is none."""
 
     def claim(self, claim: Claim, launch: Launch | None) -> Hold | None:
-        """Claim an attempt's name atomically; None if somebody else has it. Without launch: a tombstone."""
+        """Claim an attempt's name atomically; None if somebody else has it. Without launch: a tombstone.
+
+        Raises:
+            UserError: such a launch cannot be run here; nothing was claimed.
+        """
 
     def adopt(self, handle: RunHandle) -> Hold | None:
         """Take over a half-made claim; None if somebody else is at it, or it needs no completion any more."""
@@ -136,6 +146,15 @@ class Backend(Protocol):
 
     def read_result(self, handle: RunHandle) -> dict[str, Any] | None:
         """The JSON object that the project left at MLPROJ_RESULT; None if it left none."""
+
+
+def choose_backend(backend: str | Backend, config: Mapping[str, Any]) -> Backend:
+    """The backend that is asked for, by its name or itself, with the caller's configuration.
+
+    Raises:
+        UserError: there is none of this name, or the configuration is wrong.
+    """
+    return (load_backend(backend) if isinstance(backend, str) else backend).configure(config)
 
 
 def load_backend(name: str) -> Backend:

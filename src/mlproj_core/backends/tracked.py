@@ -41,6 +41,7 @@ class TrackedBackend:
 
     name = "tracking"
     exclusive_claims = True
+    runs_here = False
 
     def __init__(self, poll_interval: float = POLL_INTERVAL, environ: Mapping[str, str] | None = None) -> None:
         self._interval = poll_interval
@@ -142,7 +143,7 @@ class TrackedBackend:
 
     # -- what cannot be done with somebody else's run
 
-    def check_config(self, config: Mapping[str, Any]) -> None:
+    def configure(self, config: Mapping[str, Any]) -> TrackedBackend:
         """Nothing is started here, whatever the configuration."""
         self._refuse("start a run")
 

@@ -31,7 +31,9 @@ SUMMARIES = {
     "describe": ("project:describe", "Show a project's entry points, parameters and environment."),
     "schema": ("project:schema", "Print a JSON Schema for an entry point's parameters."),
     "envs": ("envs:envs", "List, build and prune environments."),
+    "build-image": ("build_image:build_image", "Build an image of a project and its environment."),
     "gc": ("gc:gc", "Remove what this host keeps and nobody has used for long."),
+    "kubernetes": ("kubernetes:kubernetes", "Prepare a Kubernetes cluster."),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-__all__ = ["duration", "pairs", "size", "turn_numbers", "variables"]
+__all__ = ["duration", "pairs", "read_config", "size", "turn_numbers", "variables"]
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
@@ -43,22 +43,45 @@ def turn_numbers(text: str) -> list[int]:
         raise click.BadParameter(f"{text!r} is no turn. Give an integer, or several in order: 2, 1.2.") from error
 
 
-def pairs(arguments: Sequence[str], option: str, *, flags: bool = False) -> dict[str, Any]:
+def read_config(text: str | None, option: str) -> dict[str, Any]:
+    """A backend's settings as an option gives them: the name of a .json file, or JSON text."""
+    import json
+
+    from mlproj_core.request import read_backend_config
+
+    if text is None or text.endswith(".json"):
+        return read_backend_config(text)
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"{option} is neither the name of a .json file nor JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise click.UsageError(f"{option} must be a JSON object; got {config!r}")
+    return config
+
+
+def pairs(arguments: Sequence[str], option: str, *, flags: bool = False, repeated: bool = False) -> dict[str, Any]:
     """The pairs of an option NAME=VALUE that may be given several times; the rules are those of `mlflow run`.
 
     Args:
         arguments: as given.
         option: its name, for messages.
         flags: whether a NAME alone may stand for True.
+        repeated: whether a NAME may be given several times, and then stands for the list of its values.
     """
     found: dict[str, Any] = {}
     for argument in arguments:
-        name, equals, value = argument.partition("=")
+        name, equals, text = argument.partition("=")
         if not equals and not flags:
             raise click.UsageError(f"Invalid format for {option}: {argument!r}. Use {option} name=value.")
-        if name in found:
+        value = text if equals else True
+        if name not in found:
+            found[name] = value
+        elif repeated:
+            before = found[name]
+            found[name] = [*(before if isinstance(before, list) else [before]), value]
+        else:
             raise click.UsageError(f"{option} {name!r} is given more than once.")
-        found[name] = value if equals else True
     return found
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from mlproj_core.cli.options import duration, pairs, turn_numbers, variables
+from mlproj_core.cli.options import duration, pairs, read_config, turn_numbers, variables
 from mlproj_core.cli.printing import print_json, remark
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ FROM_MLFLOW = (
         "-A",
         metavar="NAME=VALUE",
         multiple=True,
-        help="An argument of `docker run`: -A gpus=all, or -A NAME for a flag.",
+        help="A flag of `docker run` for a run in a container: -A gpus=all, -A NAME for one without a value, several "
+        "times for one that may be repeated. -A image=IMAGE runs any project in that image.",
     ),
     click.option(
         "--experiment-name",
@@ -78,7 +79,10 @@ FROM_MLFLOW = (
     click.option("--run-id", metavar="RUN_ID", help="Use this MLflow run instead of creating one."),
     click.option("--run-name", metavar="RUN_NAME", help="Name of the MLflow run."),
     click.option(
-        "--build-image", is_flag=True, default=False, help="Of a project in a container: build an image that holds it."
+        "--build-image",
+        is_flag=True,
+        default=False,
+        help="Of a project in a container: build an image that holds its code.",
     ),
 )
 """The options of `mlflow run`, with their names, meanings and variables."""
@@ -181,22 +185,11 @@ def submit(
 
 
 def _request(context: click.Context, given: dict[str, Any]) -> RunRequest:
-    import json
+    from mlproj_core.request import RunRequest
 
-    from mlproj_core.request import RunRequest, read_backend_config
-
-    config: Any = given.pop("backend_config")
-    if config is not None and not config.endswith(".json"):
-        try:
-            config = json.loads(config)
-        except ValueError as error:
-            raise click.UsageError(
-                f"--backend-config is neither the name of a .json file nor JSON: {error}", context
-            ) from error
-        if not isinstance(config, dict):
-            raise click.UsageError(f"--backend-config must be a JSON object; got {config!r}", context)
+    config = read_config(given.pop("backend_config"), "--backend-config")
     if (detach := given.pop("detach")) is not None:
-        config = {**read_backend_config(config), "detach": detach}
+        config = {**config, "detach": detach}
     # One that was typed counts for more than a variable, which may be an outer run's.
     names = ("experiment_name", "experiment_id")
     typed = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
@@ -210,7 +203,7 @@ def _request(context: click.Context, given: dict[str, Any]) -> RunRequest:
         )
     return RunRequest(
         parameters=pairs(given.pop("param_list"), "-P"),
-        docker_args=pairs(given.pop("docker_args"), "-A", flags=True),
+        docker_args=pairs(given.pop("docker_args"), "-A", flags=True, repeated=True),
         tags=pairs(given.pop("tags"), "--tag"),
         env_vars=variables(given.pop("env_vars")),
         backend_config=config,

@@ -141,19 +141,22 @@ def wait(run: str, timeout: float | None, as_json: bool) -> int:
 @click.option(
     "--backend", "-b", metavar="BACKEND", default="local", show_default=True, help="With --key: where to look."
 )
-def cancel(run: str | None, key: str | None, turn: list[int] | None, backend: str) -> None:
+@click.option("--backend-config", "-c", metavar="FILE", help="With --key: the backend's settings, as for mlproj run.")
+def cancel(run: str | None, key: str | None, turn: list[int] | None, backend: str, backend_config: str | None) -> None:
     """End RUN, and wait until nothing is left of it; a run that is over stays as it is."""
     from mlproj_core.cli.conclusion import sight
 
     if (run is None) == (key is None):
         raise click.UsageError("Give either RUN or --key KEY.")
     if key is not None:
-        from mlproj_core.backends import load_backend
+        from mlproj_core.backends import choose_backend
         from mlproj_core.claim import read_turn
+        from mlproj_core.cli.options import read_config
         from mlproj_core.protocol import cancel_key
         from mlproj_core.runs import attach
 
-        submitted = attach(cancel_key(load_backend(backend), key, read_turn(turn), remark), remark)
+        chosen = choose_backend(backend, read_config(backend_config, "--backend-config"))
+        submitted = attach(cancel_key(chosen, key, read_turn(turn), remark), remark, chosen)
     else:
         if turn is not None:
             raise click.UsageError("--turn goes with --key.")

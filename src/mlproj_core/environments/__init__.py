@@ -14,6 +14,7 @@ from mlproj_core.environments.manager import (
 
 if TYPE_CHECKING:
     from mlproj_core.environments.cache import list_environments, prune_environments
+    from mlproj_core.environments.portable import portable_environment
 
 __all__ = [
     "Environment",
@@ -23,15 +24,20 @@ __all__ = [
     "choose_manager",
     "environment_manager",
     "list_environments",
+    "portable_environment",
     "prune_environments",
     "still_there",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """The functions over the cache, loaded when first asked for: most runs need none of them."""
+    """What most runs need not, loaded when first asked for: the functions over the cache, and what launchers need."""
     if name in ("list_environments", "prune_environments"):
         from mlproj_core.environments import cache
 
         return getattr(cache, name)
+    if name == "portable_environment":
+        from mlproj_core.environments.portable import portable_environment
+
+        return portable_environment
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -96,7 +96,9 @@ def environment_manager(name: str) -> EnvironmentManager:
     )
 
 
-def choose_manager(project_environment: EnvironmentSpec, env_manager: str | None) -> tuple[str, tuple[str, ...]]:
+def choose_manager(
+    project_environment: EnvironmentSpec, env_manager: str | None, *, here: bool = True
+) -> tuple[str, tuple[str, ...]]:
     """Which manager a project gets: the one asked for, else the one that MLflow takes for its kind of environment.
 
     These are virtualenv for a python_env and where nothing is said, conda for a conda_env, local for a Databricks Spark
@@ -106,6 +108,7 @@ def choose_manager(project_environment: EnvironmentSpec, env_manager: str | None
     Args:
         project_environment: the environment of the project, or of a script; None for a Databricks Spark job.
         env_manager: the manager asked for; None for the default.
+        here: whether the environment is made on this host, with what is installed here.
 
     Returns:
         Its name, and lines that people should see; a warning begins with "warning".
@@ -115,11 +118,11 @@ def choose_manager(project_environment: EnvironmentSpec, env_manager: str | None
     """
     from mlproj_core.spec import CondaEnvSpec, DockerEnvSpec, InlineScriptSpec, UvProjectSpec
 
-    environment, notes = project_environment, []
+    environment, notes = project_environment, list[str]()
     if isinstance(environment, DockerEnvSpec):
         raise UserError(
-            "The project has a docker_env, and containers come with a later release. Until then run it with mlflow, "
-            "or give it a python_env."
+            "The project has a docker_env: it runs in a container of that image, and has no Python environment of its "
+            "own to be made."
         )
     if env_manager is not None:
         _refuse_misfit(environment, env_manager)
@@ -131,7 +134,7 @@ def choose_manager(project_environment: EnvironmentSpec, env_manager: str | None
     if env_manager is None and isinstance(environment, (InlineScriptSpec, UvProjectSpec)):
         manager = "uv"
     if isinstance(environment, CondaEnvSpec):
-        if env_manager is None and (missing := _conda_missing()):
+        if env_manager is None and here and (missing := _conda_missing()):
             notes.append(f"environment manager uv is used instead of conda, MLflow's default here: {missing}")
         manager = env_manager or ("uv" if notes else "conda")
         if environment.left_out and manager not in ("local", "conda"):

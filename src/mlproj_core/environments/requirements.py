@@ -50,6 +50,7 @@ class Requirements:
         packages: names of the packages built from local directories; empty text for one whose name is unknown.
         secrets: passwords in the URLs of the lines, to be masked in what an installer prints.
         extra_indexes: whether a line adds a package index beside the default one.
+        paths: absolute paths of the files and directories that are read.
     """
 
     identity: tuple[str, ...]
@@ -57,6 +58,7 @@ class Requirements:
     packages: tuple[str, ...]
     secrets: tuple[str, ...]
     extra_indexes: bool
+    paths: tuple[Path, ...] = ()
 
 
 def read_requirements(lines: Iterable[str], directory: Path, environ: Mapping[str, str], origin: str) -> Requirements:
@@ -145,12 +147,17 @@ class _Scan:
         self.packages: list[str] = []
         self.secrets: list[str] = []
         self.extra_indexes = False
-        self._seen: set[Path] = set()
+        self._seen: dict[Path, None] = {}  # a set that keeps its order
 
     def result(self) -> Requirements:
         """What was found."""
         return Requirements(
-            tuple(self.identity), tuple(self.editable), tuple(self.packages), tuple(self.secrets), self.extra_indexes
+            tuple(self.identity),
+            tuple(self.editable),
+            tuple(self.packages),
+            tuple(self.secrets),
+            self.extra_indexes,
+            tuple(self._seen),
         )
 
     def text(self, text: str, base: Path, origin: str) -> None:
@@ -176,7 +183,7 @@ class _Scan:
         file = base / _local(path)
         if file in self._seen:
             return
-        self._seen.add(file)
+        self._seen[file] = None
         try:
             content = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
         except OSError as error:
@@ -218,7 +225,7 @@ class _Scan:
     def _content(self, path: Path) -> None:
         if path in self._seen:
             return
-        self._seen.add(path)
+        self._seen[path] = None
         if path.is_dir():
             self.identity.append(f"directory {directory_digest(path)}")
             self.packages.append(_package_name(path))

@@ -9,5 +9,6 @@ from __future__ import annotations
 from mlproj_core.sources.checkout import Checkout
 from mlproj_core.sources.fetching import cleanliness, fetch
 from mlproj_core.sources.location import redact
+from mlproj_core.sources.upstream import Upstream
 
-__all__ = ["Checkout", "cleanliness", "fetch", "redact"]
+__all__ = ["Checkout", "Upstream", "cleanliness", "fetch", "redact"]

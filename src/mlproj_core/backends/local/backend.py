@@ -4,49 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlproj_core.backends.backend import Sighting, State
-from mlproj_core.backends.local.directory import TRIMMED, RunDirectory, locate, reference
-from mlproj_core.backends.local.hold import LocalHold, cut_tether, tether_of
-from mlproj_core.backends.local.output import OutputReader, tail
-from mlproj_core.backends.local.processes import descendants, kill
-from mlproj_core.backends.local.watch import LoopOutputWatch, OutputWatch, ProcessWatch
-from mlproj_core.claim import Claim, Record
-from mlproj_core.errors import ContactLost, ExecutionException, UserError
+from mlproj_core.backends.backend import Sighting
+from mlproj_core.backends.local.attempt import GRACE, LocalAttempt
+from mlproj_core.backends.local.directory import RunDirectory, locate, reference
+from mlproj_core.backends.local.hold import LocalHold
+from mlproj_core.claim import Claim
+from mlproj_core.errors import ContactLost, UserError
 from mlproj_core.handle import RunHandle, key_digest
 from mlproj_core.launch import Launch
 from mlproj_core.locations import state_dir
-from mlproj_core.status import Outcome, Phase, Reason, ReasonCode, RunStatus
+
+if TYPE_CHECKING:
+    from mlproj_core.backends.local.container_attempt import ContainerAttempt
 
 __all__ = ["LocalBackend"]
 
-GRACE = 10.0
-"""Seconds between TERM and KILL: as long as `docker stop` gives."""
-
 LOG_LIMIT = 64 * 1024 * 1024
 """Bytes of output that are kept of a run; more drops the middle."""
-
-STARTING_INTERVAL = 0.01
-"""Seconds between looks at a claim that its submitter is about to start: that lasts one tracking call."""
-
-UNSTARTED_INTERVAL = 0.5
-"""Seconds between looks at a claim that nobody is about to start."""
-
-STARTING_PATIENCE = 120.0
-"""Seconds to wait for a submitter that holds a claim and does not start it."""
-
-FAREWELL = 1.0
-"""Seconds to wait for a supervisor that has recorded the end and is about to go itself, a matter of milliseconds."""
-
-BURIAL_GRACE = 2.0
-"""Seconds between TERM and KILL for what outlived its supervisor."""
 
 
 class LocalBackend:
@@ -54,9 +34,12 @@ class LocalBackend:
 
     name = "local"
     exclusive_claims = True
+    runs_here = True
 
-    def __init__(self, state: Path | None = None) -> None:
+    def __init__(self, state: Path | None = None, *, find_containers: bool = False) -> None:
+        """Use a state directory, and look for the runs of a key among the containers of the engine too, if wished."""
         self.state = state or state_dir()
+        self.find_containers = find_containers
 
     @classmethod
     def of(cls, directory: str) -> LocalBackend:
@@ -69,12 +52,12 @@ class LocalBackend:
         claim = Claim.from_dict(json.loads((path / "claim.json").read_bytes()))
         return self._handle(claim.key, claim.attempt, claim)
 
-    def check_config(self, config: Mapping[str, Any]) -> None:
-        """`detach` is true or false, `grace` a number of seconds, `max_runs` a number of runs; no more is taken."""
+    def configure(self, config: Mapping[str, Any]) -> LocalBackend:
+        """`detach` and `find_containers` are true or false, `grace` seconds, `max_runs` a number; no more is taken."""
         for name, value in config.items():
-            if name == "detach":
+            if name in ("detach", "find_containers"):
                 if not isinstance(value, bool):
-                    raise UserError(f"backend_config['detach'] must be true or false; got {value!r}")
+                    raise UserError(f"backend_config[{name!r}] must be true or false; got {value!r}")
             elif name == "grace":
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
                     raise UserError(f"backend_config['grace'] must be a number of seconds, 0 or more; got {value!r}")
@@ -84,22 +67,35 @@ class LocalBackend:
             else:
                 from difflib import get_close_matches
 
-                close = get_close_matches(str(name), ("detach", "grace", "max_runs"), n=1)
+                close = get_close_matches(str(name), ("detach", "find_containers", "grace", "max_runs"), n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise UserError(
                     f"backend_config: the local backend knows no {name!r}.{hint} It takes detach (true: the run "
-                    "outlives this process), grace (seconds between TERM and KILL when the run is ended) and max_runs "
-                    "(how many of the runs that give it work on this host at once; the others wait)."
+                    "outlives this process), grace (seconds between TERM and KILL when the run is ended), max_runs "
+                    "(how many of the runs that give it work on this host at once; the others wait) and "
+                    "find_containers (true: runs in containers that other hosts have started are found by key too)."
                 )
         log_limit()
         host_max_runs(os.environ)
+        return LocalBackend(self.state, find_containers=True) if config.get("find_containers") else self
 
     # -- claims
 
     def find(self, key: str) -> RunHandle | None:
-        """The newest attempt of a key on this host."""
+        """The newest attempt of a key on this host; with `find_containers`, or of another host that has the engine.
+
+        Raises:
+            ContactLost: the engine is to be asked, and cannot be reached.
+        """
         attempts = self._attempts(key)
-        return self._handle(key, max(attempts)) if attempts else None
+        here = self._handle(key, max(attempts)) if attempts else None
+        if not self.find_containers:
+            return here
+        from mlproj_core.backends.local.container_attempt import find_container
+        from mlproj_core.containers.engine import engine_host
+
+        there = find_container(key, engine_host(os.environ))
+        return there if there is not None and (here is None or there.attempt > here.attempt) else here
 
     def by_tag(self, tag: str) -> RunHandle | None:
         """The attempt of this host whose tag is `K-n`; None if there is none."""
@@ -122,6 +118,10 @@ class LocalBackend:
 
     def claim(self, claim: Claim, launch: Launch | None) -> LocalHold | None:
         """Prepare the attempt's directory, take its lock, and rename it into place."""
+        if launch is not None and launch.container is not None:
+            from mlproj_core.backends.local import container
+
+            container.check(launch, os.environ)
         parent = self.state / "runs" / key_digest(claim.key)
         draft = RunDirectory(parent / f".claim-{os.urandom(8).hex()}")
         while not draft.exists():
@@ -133,6 +133,9 @@ class LocalBackend:
         try:
             if launch is not None:
                 request = {**claim.request, **self._local_request(launch, draft.path, place)}
+                if launch.container is not None:
+                    moved = (launch.checkout.owned, place / "code") if launch.checkout.owned is not None else None
+                    request["container"] = container.claimed(launch, claim.name, os.environ, moved)
                 claim = replace(claim, request=request)
             draft.write("claim.json", claim.to_dict())
             draft.path.rename(place)
@@ -150,10 +153,13 @@ class LocalBackend:
             # The checkout becomes the run's own: several runs of one commit do not write into each other's files.
             checkout.owned.rename(draft / "code")
             checkout = checkout.moved_to(place / "code")
-        request = {**launch.environment["request"], "directory": str(checkout.directory)}
+        how = launch.environment["request"]
         return {
             "directory": str(checkout.directory),
-            "environment": {"ready": launch.environment["ready"], "request": request},
+            "environment": {
+                "ready": launch.environment["ready"],
+                "request": {**how, "directory": str(checkout.directory)} if how is not None else None,
+            },
             "downloads": [download.to_dict() for download in launch.downloads],
             "tethered": launch.tethered,
             "grace": float(launch.backend_config.get("grace", GRACE)),
@@ -164,138 +170,41 @@ class LocalBackend:
         }
 
     def adopt(self, handle: RunHandle) -> LocalHold | None:
-        """Take the lock of a half-made claim."""
-        directory = locate(handle)
-        if not directory.exists() or (lock := directory.lock()) is None:
-            return None
-        if directory.has("end.json") or directory.has("supervisor.json"):
-            os.close(lock)
-            return None
-        return LocalHold(directory, lock, self._handle(handle.key, handle.attempt))
+        """Take the lock of a half-made claim; what only its container's engine knows of is never half made."""
+        attempt = self._attempt(handle)
+        return attempt.adopt() if isinstance(attempt, LocalAttempt) else None
 
-    # -- looking
+    # -- an attempt
 
     def look(self, handle: RunHandle) -> Sighting:
-        """What the run directory and its lock say."""
-        directory = locate(handle)
-        if not directory.exists():
-            return Sighting(State.GONE)
-        try:
-            held = directory.locked()
-        except FileNotFoundError:  # pruned this moment
-            return Sighting(State.GONE)
-        # In this order: a run that ends between the two looks is seen as ended, never as lost.
-        end = directory.read("end.json")
-        claim, record = directory.read("claim.json"), directory.read("record.json")
-        if end is not None:
-            state = State.ENDED
-        elif directory.has("supervisor.json"):
-            state = State.LIVING if held else State.LOST
-        else:
-            state = State.STARTING if held else State.UNSTARTED
-        return Sighting(
-            state=state,
-            claim=Claim.from_dict(claim) if claim else None,
-            record=Record.from_dict(record) if record else None,
-            phase=Phase.ENDED if end else Phase(directory.phase()),
-            outcome=Outcome.from_dict(end) if end else None,
-            cancel_requested=directory.has("cancel"),
-            settled=directory.has("settled"),
-            trimmed=directory.has(TRIMMED),
-        )
+        """What there is to see of it."""
+        return self._attempt(handle).look()
 
     def ended_with_asker(self, handle: RunHandle) -> bool:
-        """A tethered run ended with its asker, wherever that was."""
-        return bool(handle.ref.get("tethered"))
+        """A tethered run ended with its asker, wherever that was; but for its container, if the engine still has it."""
+        return bool(handle.ref.get("tethered")) and ("container" not in handle.ref or _container(handle).absent())
 
     def wait(self, handle: RunHandle, timeout: float | None) -> None:
-        """Wait for the supervisor's end, by its pidfd."""
-        until, ended = None if timeout is None else time.monotonic() + timeout, False
-        while (state := self.look(handle).state) in (State.LIVING, State.STARTING, State.UNSTARTED):
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                return
-            if state is State.LIVING and not ended:
-                with self._supervisor(handle) as supervisor:
-                    ended = supervisor.wait(left)
-            else:
-                time.sleep(_interval(state, left))
-        with self._supervisor(handle) as supervisor:
-            supervisor.wait(FAREWELL)
+        """Wait for its end."""
+        self._attempt(handle).wait(timeout)
 
     async def wait_async(self, handle: RunHandle, timeout: float | None) -> None:
         """As `wait`, in an event loop."""
-        import asyncio
-
-        until, ended = None if timeout is None else time.monotonic() + timeout, False
-        while (state := self.look(handle).state) in (State.LIVING, State.STARTING, State.UNSTARTED):
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                return
-            if state is State.LIVING and not ended:
-                with self._supervisor(handle) as supervisor:
-                    ended = await supervisor.wait_async(left)
-            else:
-                await asyncio.sleep(_interval(state, left))
-        with self._supervisor(handle) as supervisor:
-            await supervisor.wait_async(FAREWELL)
+        await self._attempt(handle).wait_async(timeout)
 
     def read_output(self, handle: RunHandle, cursor: int) -> tuple[bytes, int]:
-        """What the output's segments hold from `cursor` on."""
-        reader = OutputReader(str(locate(handle).path / "output"), cursor)
-        return reader.read(), reader.cursor
+        """What there is of its output from `cursor` on."""
+        return self._attempt(handle).read_output(cursor)
 
     def follow_output(self, handle: RunHandle, cursor: int) -> Iterator[tuple[bytes, int]]:
-        """Follow the output's segments by the supervisor's nudges, else by inotify."""
-        directory = _output_directory(handle)
-        if directory is None:
-            return
-        reader = OutputReader(directory, cursor)
-        tether = tether_of(locate(handle).path)
-        watch = OutputWatch(directory, tether.take_nudges() if tether else None)
-        supervisor: ProcessWatch | None = None
-        try:
-            while True:
-                # The state is asked before the output is read: what was written before the end is not missed.
-                state = self.look(handle).state
-                if supervisor is None and state is State.LIVING:
-                    supervisor = self._supervisor(handle)
-                with _kept(handle, state):
-                    while data := reader.read():
-                        yield data, reader.cursor
-                if state in (State.ENDED, State.LOST, State.GONE):
-                    return
-                watch.wait(supervisor)
-        finally:
-            watch.close()
-            if supervisor is not None:
-                supervisor.close()
+        """Follow its output."""
+        yield from self._attempt(handle).follow_output(cursor)
 
     async def follow_output_async(self, handle: RunHandle, cursor: int) -> AsyncGenerator[tuple[bytes, int], None]:
-        """Follow the output's segments by inotify, of which all that is followed in an event loop has one."""
-        import asyncio
-
-        directory = _output_directory(handle)
-        if directory is None:
-            return
-        reader, state = OutputReader(directory, cursor), State.STARTING
-        supervisor: ProcessWatch | None = None
-        with LoopOutputWatch(directory) as watch:
-            while True:
-                # The state is asked before the output is read, as in `follow_output`. It is not asked at each piece of
-                # output, since looking takes longer than reading: the end of a supervisor is not overlooked.
-                if not watch.sighted:
-                    state = self.look(handle).state
-                    if supervisor is None and state is State.LIVING:
-                        supervisor = self._supervisor(handle)
-                        watch.attend(supervisor)
-                with _kept(handle, state):
-                    while data := reader.read():
-                        yield data, reader.cursor
-                        await asyncio.sleep(0)  # whoever prints without a pause does not keep the loop from others
-                if state in (State.ENDED, State.LOST, State.GONE):
-                    return
-                await watch.wait(None if state is State.LIVING else _interval(state, None))
+        """As `follow_output`, in an event loop."""
+        async with aclosing(self._attempt(handle).follow_output_async(cursor)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def page(self, handle: RunHandle) -> str | None:
         """None: a process of this host has no page."""
@@ -303,79 +212,39 @@ class LocalBackend:
 
     def read_result(self, handle: RunHandle) -> dict[str, Any] | None:
         """The JSON object that the project left at MLPROJ_RESULT."""
-        path = locate(handle).path / "result.json"
-        try:
-            value = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise ExecutionException(f"The project's result is not JSON ({error}): {path}") from error
-        if not isinstance(value, dict):
-            raise ExecutionException(f"The project's result is not a JSON object: {path}")
-        return value
-
-    # -- ending
+        return self._attempt(handle).read_result()
 
     def mark_cancelled(self, handle: RunHandle) -> None:
-        """Write the cancel mark into the run directory."""
-        directory = locate(handle)
-        if directory.exists() and not directory.has("end.json"):
-            directory.write("cancel", {"at": time.time(), "pid": os.getpid()})
+        """Write its cancel mark."""
+        self._attempt(handle).mark_cancelled()
 
     def stop(self, handle: RunHandle) -> None:
-        """Ask the supervisor; if it does not answer in time, end it and all that is the run's."""
-        patience = time.monotonic() + STARTING_PATIENCE
-        killing = False
-        while True:
-            sighting = self.look(handle)
-            if sighting.state is State.ENDED:
-                with self._supervisor(handle) as supervisor:
-                    supervisor.wait(FAREWELL)
-                return
-            if sighting.state is State.GONE:
-                return
-            if sighting.state is State.LOST:
-                self.bury(handle)
-            elif sighting.state is State.UNSTARTED:
-                if (hold := self.adopt(handle)) is not None:
-                    hold.end(cancelled())
-                    hold.release()
-            elif sighting.state is State.STARTING:
-                if time.monotonic() > patience:
-                    raise ContactLost(
-                        f"Run {handle.tag} is cancelled, but a process has held its claim for "
-                        f"{STARTING_PATIENCE:g} s without starting it; the work will not begin once it goes on."
-                    )
-                time.sleep(STARTING_INTERVAL)
-            else:
-                grace = sighting.claim.request["grace"] if sighting.claim else GRACE
-                with self._supervisor(handle) as supervisor:
-                    supervisor.send(signal.SIGKILL if killing else signal.SIGTERM)
-                    supervisor.wait(2 * grace + 2)
-                killing = killing or supervisor.alive()
+        """Bring it to its end."""
+        self._attempt(handle).stop()
 
     def bury(self, handle: RunHandle) -> None:
-        """End what outlived its supervisor, then record the end as lost, or as cancelled if that was asked."""
-        directory = locate(handle)
-        if (lock := directory.lock()) is None:
-            time.sleep(STARTING_INTERVAL)  # somebody else is burying it
-            return
-        try:
-            if directory.has("end.json") or not directory.has("supervisor.json"):
-                return
-            end_survivors(handle)
-            directory.write("end.json", (cancelled() if directory.has("cancel") else lost(directory)).to_dict())
-        finally:
-            os.close(lock)
+        """End what outlived its supervisor, then record the end."""
+        self._attempt(handle).bury()
 
     def settled(self, handle: RunHandle) -> None:
-        """Write the mark `settled` into the run directory."""
-        directory = locate(handle)
-        if directory.exists():
-            directory.write("settled", {"at": time.time()})
-        cut_tether(directory.path)
+        """Write down that its outcome was delivered."""
+        self._attempt(handle).settled()
 
     # -- inside
+
+    @staticmethod
+    def _attempt(handle: RunHandle) -> LocalAttempt | ContainerAttempt:
+        """An attempt by its run directory; where that is out of reach, by its container's engine.
+
+        Raises:
+            ContactLost: neither can be reached.
+        """
+        try:
+            return LocalAttempt(handle, locate(handle))
+        except ContactLost:
+            if "container" not in handle.ref:
+                raise
+            return _container(handle)
 
     def _attempts(self, key: str) -> list[int]:
         try:
@@ -393,74 +262,24 @@ class LocalBackend:
             tethered=bool(claim and claim.request.get("tethered")),
             turn=claim.turn if claim else None,
         )
+        if claim is not None and (container := claim.request.get("container")):
+            # By it the run is found from where its directory cannot be seen.
+            ref["container"] = {"engine": container["engine"], "name": container["name"]}
         return RunHandle(
             backend=self.name, key=key, attempt=attempt, run_id=record["run_id"] if record else "", ref=ref
         )
 
-    def _supervisor(self, handle: RunHandle) -> ProcessWatch:
-        identity = locate(handle).read("supervisor.json") or {"pid": 0, "started": 0}
-        return ProcessWatch(identity["pid"], identity["started"])
 
+def _container(handle: RunHandle) -> ContainerAttempt:
+    from mlproj_core.backends.local.container_attempt import ContainerAttempt
 
-def _kept(handle: RunHandle, state: State) -> AbstractContextManager[None]:
-    """Keeps house-keeping from a run that is over while its output is read; what lives is kept anyway."""
-    return locate(handle).being_read() if state is State.ENDED else nullcontext()
-
-
-def _output_directory(handle: RunHandle) -> str | None:
-    """Where a run's output is, made if its supervisor has not begun yet, to be watched; None if the run is gone."""
-    run = locate(handle)
-    if run.has(TRIMMED):
-        return None
-    directory = run.path / "output"
-    try:
-        directory.mkdir(exist_ok=True)
-    except FileNotFoundError:
-        return None
-    return str(directory)
-
-
-def end_survivors(handle: RunHandle) -> None:
-    """End every process that carries the attempt's mark: TERM, a short grace, KILL, until none is left."""
-    directory, told = str(locate(handle).path), set[int]()
-    kill_at = time.monotonic() + BURIAL_GRACE
-    number = signal.SIGTERM
-    while left := descendants(0, handle.tag, directory):
-        if time.monotonic() >= kill_at and number is signal.SIGTERM:
-            number, told = signal.SIGKILL, set()
-        for pid in sorted(left - told):
-            kill(pid, number)
-        told |= left
-        time.sleep(0.02)
-
-
-def cancelled() -> Outcome:
-    """The outcome of a run that was cancelled by somebody other than its supervisor."""
-    reason = Reason(ReasonCode.CANCELLED, "the run was cancelled")
-    return Outcome(RunStatus.KILLED, reason, ended_at=time.time())
-
-
-def lost(directory: RunDirectory) -> Outcome:
-    """The outcome of a run whose supervisor ended without recording one."""
-    reason = Reason(
-        ReasonCode.LOST,
-        "the run's supervisor was killed, or its host went down, before the run was over",
-        retryable=True,
-        output=tuple(tail(str(directory.path / "output"))),
-    )
-    return Outcome(RunStatus.FAILED, reason, ended_at=time.time())
+    return ContainerAttempt(handle)
 
 
 def _delete(directory: Path) -> None:
     import shutil  # costs more than a whole claim
 
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def _interval(state: State, left: float | None) -> float:
-    # LIVING, though its supervisor has ended: somebody holds the lock for as long as it takes to bury the run.
-    interval = UNSTARTED_INTERVAL if state is State.UNSTARTED else STARTING_INTERVAL
-    return interval if left is None else min(interval, left)
 
 
 def log_limit() -> int:

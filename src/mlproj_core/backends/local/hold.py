@@ -116,7 +116,15 @@ class LocalHold:
     def _variables(self, launch: Launch) -> dict[str, str]:
         record = self.directory.read("record.json")
         assert record is not None  # noqa: S101  # a hold is recorded before it is started
-        variables = launch.environment_of(os.environ, Record.from_dict(record))
+        if launch.container is not None:
+            from mlproj_core.backends.local import container
+
+            variables = launch.surroundings(os.environ)
+            variables |= container.supply(
+                launch, self.directory, Record.from_dict(record), self.handle.tag, {**os.environ, **launch.variables}
+            )
+        else:
+            variables = launch.environment_of(os.environ, Record.from_dict(record))
         variables.pop("MLPROJ_RUN_ID", None)  # an outer run's
         if record["tracked"]:
             variables["MLPROJ_RUN_ID"] = record["run_id"]

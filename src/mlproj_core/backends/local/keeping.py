@@ -16,8 +16,10 @@ from pathlib import Path
 
 from mlproj_core.backends.backend import Sighting, State
 from mlproj_core.backends.local.backend import LocalBackend
+from mlproj_core.backends.local.contained import MADE, REMOVED
 from mlproj_core.backends.local.directory import TRIMMED, RunDirectory, locate
 from mlproj_core.claim import Claim
+from mlproj_core.errors import ContactLost
 from mlproj_core.handle import RunHandle, key_digest
 from mlproj_core.housekeeping import Item, delete, disk_usage
 
@@ -32,7 +34,19 @@ FRESH = 3600.0
 OUTPUT = ("output", "supervisor.log")
 
 ESSENTIALS = frozenset(
-    {"claim.json", "record.json", "end.json", "result.json", "settled", "cancel", "lock", "supervisor.json", TRIMMED}
+    {
+        "claim.json",
+        "record.json",
+        "end.json",
+        "result.json",
+        "settled",
+        "cancel",
+        "lock",
+        "supervisor.json",
+        TRIMMED,
+        MADE,
+        REMOVED,
+    }
 )
 """The files of a run that is over by which it is judged, and what it left for those who come after it."""
 
@@ -90,6 +104,7 @@ def prune(backend: LocalBackend, handle: RunHandle) -> bool:
             delivered = sighting.settled or sighting.record is None or not sighting.record.tracked
             if not alone or sighting.state is not State.ENDED or not delivered:
                 return False
+            _remove_container(directory)
             doomed = directory.path.parent / f".pruned-{os.urandom(8).hex()}"
             directory.path.rename(doomed)  # at once, so that no one finds half of it
     except FileNotFoundError:  # another pruning was first
@@ -117,6 +132,8 @@ def trim(backend: LocalBackend, handle: RunHandle, only: Collection[str] | None 
         with directory.alone() as alone:
             if not alone or not directory.has("end.json"):
                 return False
+            if only is None:
+                _remove_container(directory)
             (directory.path / TRIMMED).touch()  # before anything is missed
             for path in directory.path.iterdir():
                 if (path.name in only) if only is not None else (path.name not in ESSENTIALS):
@@ -128,6 +145,18 @@ def trim(backend: LocalBackend, handle: RunHandle, only: Collection[str] | None 
     except FileNotFoundError:  # it was pruned meanwhile
         return True
     return True
+
+
+def _remove_container(directory: RunDirectory) -> None:
+    """Remove the container of a run that is over.
+
+    Raises:
+        ContactLost: its engine cannot be reached.
+    """
+    if directory.has(MADE) and not directory.has(REMOVED):
+        from mlproj_core.backends.local.container import remove
+
+        remove(directory)
 
 
 def _data_of(handle: RunHandle, claim: Claim | None) -> set[Path]:
@@ -173,7 +202,10 @@ def _trimming(backend: LocalBackend, handle: RunHandle, only: Collection[str] | 
 
 
 def _done(removal: partial[bool]) -> str | None:
-    return None if removal() else "it is being read, or is not over"
+    try:
+        return None if removal() else "it is being read, or is not over"
+    except ContactLost as error:
+        return str(error)
 
 
 def _surplus(path: Path) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Output", "OutputReader", "shown", "tail"]
+__all__ = ["Output", "OutputReader", "end_of_output", "shown", "tail"]
 
 TAIL_BYTES = 16384
 TAIL_LINES = 20
@@ -71,6 +71,12 @@ class Output:
     def close(self) -> None:
         """No more is written."""
         os.close(self.file)
+
+
+def end_of_output(directory: str) -> int:
+    """How many bytes of output there were so far, dropped ones included."""
+    last = max(os.listdir(directory))
+    return int(last) + os.path.getsize(os.path.join(directory, last))
 
 
 class OutputReader:

@@ -23,7 +23,6 @@ and `slots/host/`, where those hold one that count for the host's limit (MLPROJ_
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import os
 import select
@@ -32,15 +31,15 @@ import sys
 import time
 
 from mlproj_core.backends.local.child import become
+from mlproj_core.backends.local.contained import MADE
 from mlproj_core.backends.local.output import Output
 from mlproj_core.backends.local.processes import (
     descendants,
     kill,
-    oom_kills,
     reap,
     start_time,
 )
-from mlproj_core.backends.local.words import describe, ended_how, farewell, verdict
+from mlproj_core.backends.local.words import ended_how, farewell, stop_meaning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,9 +51,6 @@ if TYPE_CHECKING:
 PR_SET_CHILD_SUBREAPER = 36
 
 READ_BYTES = 65536
-ENVIRONMENT_MARKER = ".mlproj-complete.json"  # as in mlproj_core.environments.environment, which is too heavy here
-ACTIVATED = '__mlproj_command=$1; shift; . "$0"; exec "$BASH" -c "$__mlproj_command"'
-"""Sources the file `$0`, without arguments, and then becomes the bash that the command would have had without it."""
 DELIVERY_BY_ASKER = 30.0
 """Seconds that a living asker of a tethered run is given to deliver the outcome itself, sparing a process."""
 
@@ -87,6 +83,7 @@ class Supervisor:
         self.record = self.read("record.json")
         self.request = self.claim["request"]
         self.grace = float(self.request["grace"])
+        self.margin = 0.0
         self.output = Output(os.path.join(directory, "output"), int(self.request["log_limit"]))
         self.phases = {"queued": max(0.0, time.time() - self.claim["created_at"])}
         self.phase_began = time.monotonic()
@@ -95,7 +92,6 @@ class Supervisor:
         self.stopping: str | None = None
         self.reader: int | None = None
         self.slots: list[Slots] = []
-        self.oom_kills = oom_kills()
         self.poll = select.poll()
         self.wakeup, self.wakeup_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -104,7 +100,7 @@ class Supervisor:
     def run(self) -> None:
         os.chdir("/")
         _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1):
             signal.signal(number, self.on_signal)
         signal.set_wakeup_fd(self.wakeup_end, warn_on_full_buffer=False)
         self.poll.register(self.wakeup, select.POLLIN)
@@ -136,30 +132,13 @@ class Supervisor:
             self.deadline = time.monotonic() + float(self.request["timeout"])
         if self.stop_requested():
             return self.stopped()
-        environment = self.environment()
-        if "status" in environment:
-            return environment
-        if self.stop_requested():
-            return self.stopped()
-        if (failed := self.data()) is not None:
-            return failed
-        if self.stop_requested():
-            return self.stopped()
-        self.enter("running")
-        variables = dict(os.environ)
-        for name in environment["unset"]:
-            variables.pop(name, None)
-        variables.update(environment["variables"])
-        if environment["path_prefix"]:
-            path = [*environment["path_prefix"], variables.get("PATH", os.defpath)]
-            variables["PATH"] = os.pathsep.join(path)
-        command = ["bash", "-c", self.request["command"]]
-        if activation := environment.get("activation"):  # which the environments of an earlier release do not have
-            command = ["bash", "-c", ACTIVATED, activation, self.request["command"]]
-        status = self.execute(command, self.request["directory"], variables)
-        if self.stopping:
-            return self.stopped()
-        return self.outcome_of(status)
+        if self.request.get("container") is None:  # which the claims of an earlier release do not have
+            from mlproj_core.backends.local import hosted
+
+            return hosted.run(self)
+        from mlproj_core.backends.local import contained
+
+        return contained.run(self)
 
     # -- the limits on the runs of this host
 
@@ -205,36 +184,6 @@ class Supervisor:
             self.say(f"waited {time.monotonic() - began:.1f} s; another run has ended, and this one goes on")
         return not stopped
 
-    # -- the environment
-
-    def environment(self) -> dict[str, Any]:
-        """The environment to run in, built if need be; else the outcome of the run that goes without."""
-        wanted = self.request["environment"]
-        ready = wanted["ready"]
-        if ready is not None and self.hold(ready):
-            self.say(f"environment: {describe(ready)} (found ready)")
-            return dict(ready)
-        self.enter("environment")
-        while True:
-            answer = self.errand("environment", "mlproj_core.environments.build", wanted["request"])
-            if "status" in answer:
-                return answer
-            if self.hold(answer["environment"]):
-                self.say(f"environment: {describe(answer['environment'])} (made for this run)")
-                return dict(answer["environment"])
-            # It was pruned between its making and our hold on it: make it again.
-
-    def hold(self, environment: dict[str, Any]) -> bool:
-        """Take the shared lock that keeps the environment from being pruned; False if it is gone."""
-        if environment.get("in_use_lock"):
-            try:
-                descriptor = os.open(environment["in_use_lock"], os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                return False
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-        prefix = environment["prefix"]
-        return prefix is None or os.path.exists(os.path.join(prefix, ENVIRONMENT_MARKER))
-
     # -- the data
 
     def data(self) -> dict[str, Any] | None:
@@ -260,17 +209,11 @@ class Supervisor:
         """
         self.write(f"{name}-request.json", request)
         result = f"{name}.json"
-        # With the path of mlproj itself, since the asker may have found it by other means than its site-packages.
-        code = (
-            "import sys; sys.path.append(sys.argv.pop(1)); from runpy import run_module; "
-            f"run_module({module!r}, run_name='__main__', alter_sys=True)"
-        )
-        command = [sys.executable, "-c", code, self.request["import_root"]]
-        command += [self.path(f"{name}-request.json"), self.path(result)]
+        command = [*self.python(module), self.path(f"{name}-request.json"), self.path(result)]
         status = self.execute(command, self.directory, dict(os.environ))
         if self.stopping:
             return self.stopped()
-        answer: dict[str, Any] = self.read(result) if os.path.exists(self.path(result)) else {}
+        answer = self.read_if_there(result)
         error = answer.get("error")
         if error or status != 0:
             if not error:
@@ -279,6 +222,15 @@ class Supervisor:
             retryable = bool(error.get("retryable", False))
             return self.outcome("FAILED", error.get("code", name), error["message"], retryable=retryable)
         return answer
+
+    def python(self, module: str) -> list[str]:
+        """How to run a module of mlproj as a program, less its arguments."""
+        # With the path of mlproj itself, since the asker may have found it by other means than its site-packages.
+        code = (
+            "import sys; sys.path.append(sys.argv.pop(1)); from runpy import run_module; "
+            f"run_module({module!r}, run_name='__main__', alter_sys=True)"
+        )
+        return [sys.executable, "-c", code, self.request["import_root"]]
 
     def execute(self, command: list[str], directory: str, variables: dict[str, str]) -> int:
         """Run a program until it and all that it started have ended, by themselves or by a stop; its wait status."""
@@ -338,7 +290,7 @@ class Supervisor:
         if left and not self.stopping:
             self.say(f"ending {len(left)} left-over process{'' if len(left) == 1 else 'es'} of the project")
         number, told = signal.SIGTERM, set[int]()
-        kill_at = time.monotonic() + self.grace
+        kill_at = time.monotonic() + self.grace + self.margin
         while left:
             if time.monotonic() >= kill_at and number == signal.SIGTERM:
                 number, told = signal.SIGKILL, set()
@@ -352,7 +304,9 @@ class Supervisor:
     # -- being asked to stop
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if number != signal.SIGCHLD:
+        if number == signal.SIGUSR1:  # by its child, a container's client: the project is at work
+            self.enter("running")
+        elif number != signal.SIGCHLD:
             self.stop("signal")
 
     def tether_to_asker(self) -> None:
@@ -387,27 +341,8 @@ class Supervisor:
     # -- outcomes
 
     def stopped(self) -> dict[str, Any]:
-        if self.stopping == "cancel":
-            return self.outcome("KILLED", "cancelled", "the run was cancelled", retryable=False)
-        if self.stopping == "timeout":
-            message = f"the run took longer than its timeout of {self.request['timeout']:g} seconds"
-            return self.outcome("FAILED", "timeout", message, retryable=True)
-        if self.stopping == "tether":
-            message = "the process that asked for this tethered run ended, and so the run was ended"
-            return self.outcome("KILLED", "lost", message, retryable=True)
-        message = "the run's supervisor was told to end by a signal, as when a machine shuts down"
-        return self.outcome("KILLED", "lost", message, retryable=True)
-
-    def outcome_of(self, status: int) -> dict[str, Any]:
-        if status == 0:
-            return {"status": "FINISHED", "reason": None}
-        message, exit_code, number = verdict(status)
-        killed = number == signal.SIGKILL
-        code = "project_code"
-        if killed and oom_kills() > self.oom_kills:
-            code = "oom"
-            message += "; meanwhile the kernel killed a process because memory had run out"
-        return self.outcome("FAILED", code, message, retryable=killed, exit_code=exit_code, signal=number or None)
+        status, code, message, retryable = stop_meaning(self.stopping, self.request["timeout"])
+        return self.outcome(status, code, message, retryable=retryable)
 
     def outcome(
         self,
@@ -438,6 +373,9 @@ class Supervisor:
         with open(self.path(name), encoding="utf-8") as file:
             return json.load(file)
 
+    def read_if_there(self, name: str) -> dict[str, Any]:
+        return dict(self.read(name)) if os.path.exists(self.path(name)) else {}
+
     def write(self, name: str, value: object) -> None:
         replace(self.path(name), json.dumps(value))
 
@@ -465,13 +403,21 @@ class Supervisor:
 
     def deliver(self) -> None:
         """See to it that the tracking server hears of the end, though nobody may be left who waits for it."""
-        if not self.record["tracked"] or os.fork():
+        contained = os.path.exists(self.path(MADE))
+        if not (self.record["tracked"] or (contained and self.request["tethered"])) or os.fork():
             # Whoever waits for the run waits for this process to end; only the fork stays, without the lock.
             return
-        if self.tether >= 0 and self.stopping != "tether" and self.delivered_by_asker():
-            return
-        code = "import sys; sys.path.append(sys.argv[1]); from mlproj_core.runs import deliver; deliver(sys.argv[2])"
-        os.execv(sys.executable, [sys.executable, "-c", code, self.request["import_root"], self.directory])
+        tracked = self.record["tracked"]
+        if tracked and self.tether >= 0 and self.stopping != "tether" and self.delivered_by_asker():
+            tracked = False
+        steps = ["from mlproj_core.runs import deliver; deliver(sys.argv[2])"] if tracked else []
+        if contained:  # its end is on record, and nobody needs to look at it any more
+            steps.append("from mlproj_core.backends.local.container import tidy; tidy(sys.argv[2])")
+        if steps:
+            for mark in ("MLPROJ_ATTEMPT", "MLPROJ_RESULT"):  # it is no part of the run any more
+                os.environ.pop(mark, None)
+            code = "; ".join(["import sys; sys.path.append(sys.argv[1])", *steps])
+            os.execv(sys.executable, [sys.executable, "-c", code, self.request["import_root"], self.directory])
 
     def delivered_by_asker(self) -> bool:
         """Whether the asker of a tethered run delivered the outcome itself, which spares a process."""

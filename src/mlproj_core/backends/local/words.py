@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["describe", "ended_how", "farewell", "verdict"]
+__all__ = ["describe", "ended_how", "farewell", "stop_meaning", "verdict"]
 
 SHELL_MEANINGS = {126: "a command could not be executed", 127: "a command was not found"}
 
@@ -34,6 +34,25 @@ def verdict(status: int) -> tuple[str, int | None, int]:
     elif number:
         message += f" (a process of it was ended by {signal_name(number)})"
     return message, exit_code, number
+
+
+def stop_meaning(cause: str | None, timeout: float | None) -> tuple[str, str, str, bool]:
+    """What it means that a supervisor was made to stop its run.
+
+    Args:
+        cause: "cancel", "timeout", "tether", or "signal".
+        timeout: the run's, in seconds.
+
+    Returns:
+        The run's status, the reason's code and message, and whether a retry can help.
+    """
+    if cause == "cancel":
+        return "KILLED", "cancelled", "the run was cancelled", False
+    if cause == "timeout":
+        return "FAILED", "timeout", f"the run took longer than its timeout of {timeout:g} seconds", True
+    if cause == "tether":
+        return "KILLED", "lost", "the process that asked for this tethered run ended, and so the run was ended", True
+    return "KILLED", "lost", "the run's supervisor was told to end by a signal, as when a machine shuts down", True
 
 
 def ended_how(status: int) -> str:
