@@ -94,6 +94,34 @@ class TestBuildsAtOnce:
         assert sorted(one.hit for one in made) == [False, True, True, True]
 
 
+INTERRUPTED = """
+import os, pathlib, signal, subprocess, threading
+from mlproj_core.environments.program import run_program
+
+class Stopped(BaseException):
+    pass
+
+def stop(number, frame):
+    raise Stopped
+
+def interrupted(*arguments, **more):
+    answer = original(*arguments, **more)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return answer
+
+original = {instant}
+{instant} = interrupted
+signal.signal(signal.SIGTERM, stop)
+here = pathlib.Path.cwd()
+try:
+    run_program(
+        ["bash", "-c", "sleep 60; : of " + str(here)], environment=os.environ, directory=here, secrets=(), report=print
+    )
+except Stopped:
+    print("stopped")
+"""
+
+
 class TestABuildCutOff:
     MOMENTS = ("no environment yet", "a bare virtual environment", "resolving", "downloading", "building a package")
 
@@ -164,6 +192,14 @@ class TestABuildCutOff:
         assert processes_naming(f"{tmp_path}/cache/envs") == []
         assert self.left_behind(tmp_path) is None
         assert environments(tmp_path) == []
+
+    @pytest.mark.parametrize("instant", ["subprocess.Popen._execute_child", "threading.Thread.start"])
+    def test_by_term_in_the_moment_an_installer_begins_ends_it(self, tmp_path, instant):
+        script = tmp_path / "script.py"
+        script.write_text(INTERRUPTED.format(instant=instant))
+        told = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+        assert (told.stdout, told.stderr) == ("stopped\n", "")
+        assert processes_naming(f"of {tmp_path}") == []
 
     def test_by_the_end_of_a_waiting_process_disturbs_nobody(self, build, index):
         index.hold = "/files/"

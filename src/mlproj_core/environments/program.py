@@ -9,15 +9,19 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from mlproj_core.environments.redaction import redact
+
+if TYPE_CHECKING:
+    import subprocess
 
 __all__ = ["Failure", "run_program"]
 
 _LINES_KEPT: Final = 40
 _GRACE_SECONDS: Final = 5.0
 _PR_SET_PDEATHSIG: Final = 1
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Failure(Exception):
@@ -63,23 +67,16 @@ def run_program(
     Raises:
         Failure: it ended with another status than 0.
     """
-    import subprocess
     import threading
 
-    process = subprocess.Popen(
-        command,
-        env=dict(environment),
-        cwd=directory,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if answers else subprocess.STDOUT,
-        pass_fds=tuple(keep_open),
-        start_new_session=True,
-        preexec_fn=_die_with_parent(),
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    )
+    # A signal that becomes an exception must not do so between the program's start and the place that sees to its end.
+    # The readers go without signals for good: they are for the main thread.
+    unmasked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        process = _start(command, environment, directory, keep_open, answers=answers, mask=unmasked)
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
+        raise
     given_to, printed = process.stdin, process.stdout
     assert given_to is not None and printed is not None  # noqa: S101, PT018
     last: deque[str] = deque(maxlen=_LINES_KEPT)
@@ -101,21 +98,52 @@ def run_program(
 
     listening = [(follow, process.stderr), (collect, printed)] if process.stderr else [(follow, printed)]
     readers = [threading.Thread(target=listen, args=(stream,), daemon=True) for listen, stream in listening]
+    reading = []
     try:
         for reader in readers:
             reader.start()
+            reading.append(reader)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
         with contextlib.suppress(BrokenPipeError), given_to:
             given_to.write(given)
         status = process.wait()
     finally:
         _end(process.pid, process.poll)
-        for reader in readers:  # a process that escaped from it may hold the pipes open for ever
+        for reader in reading:  # a process that escaped from it may hold the pipes open for ever
             reader.join(timeout=_GRACE_SECONDS)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
     if status < 0:
         last.append(f"it was ended by {signal.Signals(-status).name}")
     if status != 0:
         raise Failure(last)
     return answer
+
+
+def _start(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    directory: Path,
+    keep_open: Sequence[int],
+    *,
+    answers: bool,
+    mask: set[int] | set[signal.Signals],
+) -> subprocess.Popen[str]:
+    import subprocess
+
+    return subprocess.Popen(
+        command,
+        env=dict(environment),
+        cwd=directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if answers else subprocess.STDOUT,
+        pass_fds=tuple(keep_open),
+        start_new_session=True,
+        preexec_fn=_before_program(mask),
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
 
 
 def _end(group: int, poll: Callable[[], int | None]) -> None:
@@ -140,17 +168,23 @@ def _end(group: int, poll: Callable[[], int | None]) -> None:
         time.sleep(0.01)
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the process does before it becomes the program: ask the kernel to be killed when its parent dies."""
-    if sys.platform != "linux":
-        return None
-    import ctypes
+def _before_program(mask: set[int] | set[signal.Signals]) -> Callable[[], None]:
+    """What the process does before it becomes the program: hear signals, and ask the kernel to die with its parent."""
+    parent = os.getpid()
+    prctl = None
+    if sys.platform == "linux":
+        import ctypes
 
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+        prctl = ctypes.CDLL(None).prctl
 
-    def die_with_parent() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
+    def before_program() -> None:
+        for number in _ENDING:  # one that comes before the program is there is no exception here
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(1)
 
-    return die_with_parent
+    return before_program
