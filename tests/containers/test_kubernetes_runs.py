@@ -175,7 +175,7 @@ class TestTracking:
             f"name: steps\ndocker_env:\n  image: {SHELL}\nentry_points:\n  main:\n    command: exit 4\n"
         )
         run = world.submit(
-            key="k",
+            key="of its own",  # the server knows how the runs of others with one key ended
             env_manager=None,
             tracking_uri=mlflow_server,
             backend_config={"tracking-uri": mlflow_server},

@@ -30,7 +30,7 @@ from mlproj_core.backends.kubernetes.objects import (
     Object,
     annotation,
     is_finished,
-    living_pods,
+    leaving_pods,
 )
 from mlproj_core.backends.kubernetes.sight import judged, pods_of, verdict_on
 from mlproj_core.backends.kubernetes.verdict import until_overdue
@@ -287,7 +287,7 @@ class KubernetesBackend:
             _wait_until(cluster, handle, _is_gone, time.monotonic() + grace + STOP_PATIENCE)
             job, pods = cluster.get("jobs", handle.name), pods_of(cluster, handle)
             if not _is_gone(cluster, job, pods):
-                names = ", ".join(pod["metadata"]["name"] for pod in living_pods(pods, time.time()))
+                names = ", ".join(pod["metadata"]["name"] for pod in leaving_pods(pods, time.time()))
                 raise ContactLost(
                     f"Run {handle.tag} is to end, and {names or 'its Job'} in {cluster.where} has not done so "
                     f"{grace + STOP_PATIENCE:g} s later. The Job controller or the pod's node may be down."
@@ -363,8 +363,8 @@ def _is_gone(cluster: Cluster, job: Object | None, pods: Sequence[Object]) -> bo
         return True
     if job["metadata"].get("deletionTimestamp"):
         return False
-    if living := living_pods(pods, now):
-        return until_overdue(living, now) or False
+    if leaving := leaving_pods(pods, now):
+        return until_overdue(leaving, now) or False
     return is_finished(job) or annotation(job, OUTCOME) is not None
 
 

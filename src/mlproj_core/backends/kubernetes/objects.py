@@ -24,6 +24,7 @@ __all__ = [
     "annotation",
     "condition",
     "is_finished",
+    "leaving_pods",
     "living_pods",
     "main_container",
     "newest",
@@ -84,6 +85,14 @@ def newest(pods: Iterable[Object]) -> Object | None:
 def living_pods(pods: Iterable[Object], now: float) -> list[Object]:
     """Those in which something may still run."""
     return [pod for pod in pods if pod["status"].get("phase") not in ("Succeeded", "Failed") and not _overdue(pod, now)]
+
+
+def leaving_pods(pods: Sequence[Object], now: float) -> list[Object]:
+    """Those in which something may still run, and those that have ended and are about to go."""
+    living = living_pods(pods, now)
+    return [
+        pod for pod in pods if pod in living or (pod["metadata"].get("deletionTimestamp") and not _overdue(pod, now))
+    ]
 
 
 def _overdue(pod: Object, now: float) -> bool:
