@@ -181,6 +181,16 @@ def benchmark_prefect(session: nox.Session) -> None:
     session.run(*command, interrupt_timeout=60)
 
 
+@nox.session(default=False, requires=["mlflow"])
+def benchmark_containers(session: nox.Session) -> None:
+    """Print what containers and waiting for Jobs cost, as root; arguments after `--` go to the first of the two."""
+    extras = [requirement for extra in CONTAINERS for requirement in EXTRAS[extra]]
+    install(session, *GROUPS["test"], *GROUPS["containers"], *DEPENDENCIES, *extras, constraints="containers")
+    session.install("--no-deps", "--reinstall-package=mlproj", "--compile-bytecode", ".", silent=True)
+    session.run("python", "benchmarks/containers.py", "--mlflow", mlflow_python(session), *session.posargs)
+    session.run("python", "benchmarks/kubernetes_runs.py", interrupt_timeout=60)
+
+
 @nox.session(default=False)
 def constraints(session: nox.Session) -> None:
     """Write constraints/*.txt anew, with the newest versions that go together."""

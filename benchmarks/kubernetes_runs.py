@@ -1,5 +1,6 @@
 """What it costs to wait for many runs on Kubernetes in one process.
 
+    nox -s benchmark_containers                # makes the environment and calls this too
     python benchmarks/kubernetes_runs.py [RUNS] [SECONDS]
 
 The cluster is that of the tests (tests/support); who waits is a process of its own, as Airflow's triggerer.
