@@ -122,7 +122,7 @@ class TestABuildThatFails:
         return caught.value
 
     def test_has_the_builders_last_lines(self, client, project):
-        error = self.failure(client, project, "RUN echo one; echo two >&2; exit 3")
+        error = self.failure(client, project, "RUN echo one >&2; echo two >&2; exit 3")
         assert "a command ended with status 3: two" in str(error)
         assert error.reason.output[-2:] == ("one", "two")
         assert not error.reason.retryable

@@ -40,6 +40,7 @@ def at_work(world, last="", **more):
     world.project_runs(WAITS + last)
     run = world.submit(key="k", **more)
     until((world.directory / "seen" / "up").exists)
+    until(lambda: run.phase == "running")  # the engine has said, and written down, that it was started
     return run
 
 

@@ -288,6 +288,26 @@ class TestTheOutput:
         until(lambda: follower.is_over)
         assert follower.text == "one\ntwo\nthree\nfour\n"
 
+    def test_is_followed_on_after_a_rotation_between_two_looks(self, world, monkeypatch):
+        run = running(world)
+        say(world, run, "one\ntwo\n")
+        log = world.cluster.runtime.containers[run.handle.name, "mlproj"].log
+        follow, looks = logs.Output.coming, []
+
+        def rotated(*arguments):
+            looks.append(1)
+            if len(looks) == 1:
+                say(world, run, "three\n")
+                log.rotate(keep=1)
+            return follow(*arguments)
+
+        monkeypatch.setattr(logs.Output, "coming", rotated)
+        follower = Follower(run)
+        until(lambda: follower.text == "one\ntwo\nthree\n", 20)
+        end(world, run)
+        until(lambda: follower.is_over)
+        assert follower.text == "one\ntwo\nthree\n"
+
     def test_a_cursor_holds_after_a_rotation(self, world):
         run = running(world)
         log = world.cluster.runtime.containers[run.handle.name, "mlproj"].log

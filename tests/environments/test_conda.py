@@ -66,7 +66,7 @@ def make(project):
 
 def inside(environment, command, **variables):
     """What a command prints in an environment, started as the supervisor of a run starts it."""
-    from mlproj_core.backends.local.supervisor import ACTIVATED
+    from mlproj_core.backends.local.hosted import ACTIVATED
 
     around = {name: value for name, value in os.environ.items() if name not in environment.unset}
     return subprocess.run(

@@ -99,12 +99,19 @@ class Stream:
         finally:
             self.close()
 
+    def expect_within(self, seconds: float) -> None:
+        """Take the connection for dead when it says nothing for so long."""
+        if (sock := self._socket()) is not None:
+            sock.settimeout(seconds)
+
     def cut(self) -> None:
         """End it from another thread, which waits for the next line."""
-        sock = getattr(self._response.connection, "sock", None)
-        if sock is not None:
+        if (sock := self._socket()) is not None:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
+
+    def _socket(self) -> socket.socket | None:
+        return getattr(self._response.connection, "sock", None)
 
     def close(self) -> None:
         """Give up what was not read."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from mlproj_core.backends.backend import State
-from mlproj_core.backends.kubernetes.client import Cluster, Throttled
+from mlproj_core.backends.kubernetes.client import QUIET, Cluster, Stream, Throttled
 from mlproj_core.backends.kubernetes.ending import terminated
 from mlproj_core.backends.kubernetes.objects import Object, living_pods, main_container, newest, seconds, status_of
 from mlproj_core.backends.kubernetes.sight import pods_of, verdict_on
@@ -37,6 +37,9 @@ _REMEMBERED = 4096
 
 _PAUSES = (0.2, 5.0)
 """Seconds between looks for new output in an event loop: at first, and at most, while nothing comes."""
+
+_RECALLED = 1.0
+"""Seconds in which a node has given out what it has of a container's output."""
 
 _WAIT = 2.0
 """Seconds between looks for a container that has not begun."""
@@ -102,12 +105,12 @@ class Output:
         moment = datetime.fromtimestamp((self._origin + self.place.time) // _SECOND - 1, timezone.utc)
         return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def _lines(self, lines: Iterable[bytes] | None, prefix: bytes) -> Iterator[tuple[bytes, int]]:
+    def _lines(self, stream: Stream | None, prefix: bytes) -> Iterator[tuple[bytes, int]]:
         """The lines that come after the place, with the cursor after each."""
         anchor, passed = self.place, self.place.line == 0
         held: list[tuple[Place, bytes]] = []
         counts: dict[int, int] = {}
-        for line in lines or ():
+        for line in stream or ():
             at, text = self._parse(line)
             # How many of that moment there are is counted in what the node has, and it gives all of a second or none.
             counts[at] = counts.get(at, 0) + 1
@@ -116,7 +119,8 @@ class Output:
                 counts = dict(list(counts.items())[-_REMEMBERED // 2 :])
             if passed:
                 yield self._given(place, prefix + text)
-            elif place == anchor:
+                continue
+            if place == anchor:
                 # Whatever is before it in the file was given out before it.
                 passed, held = True, []
             elif at > anchor.time:
@@ -125,6 +129,8 @@ class Output:
                     passed = True
                     yield from (self._given(*one) for one in held)
                     held = []
+            if stream is not None:  # either the line of the place comes at once, or it was dropped this moment
+                stream.expect_within(_RECALLED if held else QUIET)
         if not passed:
             yield from (self._given(*one) for one in held)
 
