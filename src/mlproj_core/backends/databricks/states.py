@@ -63,7 +63,7 @@ PHASES: Final[Mapping[str, Phase]] = {
     "SKIPPED": Phase.ENDED,
     "INTERNAL_ERROR": Phase.ENDED,
 }
-"""Where a run is, by its `life_cycle_state`, or by `status.state`. What is not there lives: it is of a later release."""
+"""Where a run is, by `life_cycle_state`, or by `status.state`. What is not there lives: it is of a later release."""
 
 CODES: Final[Mapping[str, Ending]] = {
     "SUCCESS": Ending(None),
