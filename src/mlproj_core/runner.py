@@ -199,9 +199,12 @@ def submit_request(
     from mlproj_core.backends import choose_backend
     from mlproj_core.sources import fetch
     from mlproj_core.sources.workspace import workspace
+    from mlproj_core.tracking import Ledger
 
     config = read_backend_config(request.backend_config)
-    backend = choose_backend(request.backend, config)
+    backend = choose_backend(
+        request.backend, config, Ledger(request.tracking_uri, request.experiment_name, request.experiment_id)
+    )
     if DETACH in config:
         tethered = not config[DETACH]
     asker = protocol.Asker(

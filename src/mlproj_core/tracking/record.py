@@ -15,7 +15,7 @@ from mlproj_core.tracking.surroundings import surroundings
 if TYPE_CHECKING:
     from mlproj_core.tracking.models import ModelReference
 
-__all__ = ["ATTEMPT_TAG", "OUTCOME_TAG", "REUSE_TAG", "NewRun", "RunRecord", "Tracking", "run_page"]
+__all__ = ["ATTEMPT_TAG", "OUTCOME_TAG", "REUSE_TAG", "Ledger", "NewRun", "RunRecord", "Tracking", "run_page"]
 
 ATTEMPT_TAG = "mlproj.attempt"
 """Tag that names the attempt `K-n` a run belongs to."""
@@ -49,6 +49,21 @@ class NewRun:
     tags: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
     parent_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Where a caller records runs, by what it was asked; nothing of it is looked up yet.
+
+    Attributes:
+        tracking_uri: the tracking server or store; None for the configured one.
+        experiment_name: the experiment's name; or
+        experiment_id: its id; None for both: the default one.
+    """
+
+    tracking_uri: str | None = None
+    experiment_name: str | None = None
+    experiment_id: str | None = None
 
 
 @dataclass(frozen=True)
