@@ -229,8 +229,8 @@ class _Reader:
         else:
             self.problems.append(
                 "a job cluster is given as 'job_cluster': {'new_cluster': {…}}, or as 'job_clusters': "
-                "[{'job_cluster_key': NAME, 'new_cluster': {…}}] with the 'job_cluster_key' of one of them; a run that is "
-                "submitted cannot use the cluster of a job that is defined elsewhere"
+                "[{'job_cluster_key': NAME, 'new_cluster': {…}}] with the 'job_cluster_key' of one of them; a run that "
+                "is submitted cannot use the cluster of a job that is defined elsewhere"
             )
             return None
         before = len(self.problems)

@@ -1,7 +1,7 @@
 """The arguments of a run's task: what was claimed and recorded, which is read back from them, and the launcher's plan.
 
-They are `--mlproj X --plan Y`, where X is a claim and a record, and Y a plan or `@` and the path of a file with one. Both
-are JSON, compressed and in base64: no shell and no `{{…}}` of Databricks' own finds anything in them.
+They are `--mlproj X --plan Y`, where X is a claim and a record, and Y a plan or `@` and the path of a file with one.
+They are JSON, compressed and in base64: no shell and no `{{…}}` of Databricks' own finds anything in them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def write_value(claim: Claim, record: Record) -> str:
         if len(word) <= _ROOM:
             return word
     raise UserError(
-        f"The key has {len(claim.key)} characters, too many for the arguments of a run in Databricks: take a shorter one."
+        f"The key has {len(claim.key)} characters, too many for the arguments of a run in Databricks: take "
+        "a shorter one."
     )
 
 
