@@ -175,7 +175,7 @@ class _Reader:
         return None
 
     def _only_one(self) -> bool:
-        groups = {
+        groups: dict[str, list[str]] = {
             "a cluster specification ({})": [name for name in self.given if name in CLUSTER],
             "serverless compute ({})": [name for name in self.given if name in _SERVERLESS],
             "a job cluster ({})": [name for name in self.given if name in _JOB_CLUSTER],

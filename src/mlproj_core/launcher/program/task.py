@@ -163,9 +163,8 @@ def beside_session(plan: Mapping[str, Any], place: str, base: str) -> dict[str, 
         with open(path, "w", encoding="utf-8") as written:
             written.write(text)
     code = pass_on([sys.executable, "-I", program, file, "--tethered"], environ, place)
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        with open(log, encoding="utf-8") as read:
-            return {"exit": code, "error": json.load(read)["mlproj"]["error"]}
+    with contextlib.suppress(OSError, ValueError, KeyError), open(log, encoding="utf-8") as read:
+        return {"exit": code, "error": json.load(read)["mlproj"]["error"]}
     return with_result({"exit": code}, environ["MLPROJ_RESULT"])
 
 
