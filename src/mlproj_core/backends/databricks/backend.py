@@ -119,7 +119,7 @@ class DatabricksBackend:
 
     def adopt(self, handle: RunHandle) -> DatabricksHold | None:
         """A hold on a claim that was not submitted."""
-        workspace = self._workspaces.of_handle(handle.ref)
+        workspace = self._workspace_of(handle)
         found = locate(workspace, handle)
         mark = found.marked
         if see(workspace, handle, found).state is not State.UNSTARTED or mark is None:
@@ -138,7 +138,7 @@ class DatabricksBackend:
 
     def look(self, handle: RunHandle) -> Sighting:
         """What the workspace and the marks in MLflow say."""
-        workspace = self._workspaces.of_handle(handle.ref)
+        workspace = self._workspace_of(handle)
         return see(workspace, handle, locate(workspace, handle))
 
     def ended_with_asker(self, handle: RunHandle) -> bool:
@@ -151,7 +151,7 @@ class DatabricksBackend:
         number = self._submitted(handle, until)
         if number is None:
             return
-        workspace = self._workspaces.of_handle(handle.ref)
+        workspace = self._workspace_of(handle)
         if timeout is not None and timeout < SHORT:
             while not _is_over(workspace, number) and (left := _left(until)) > 0:
                 time.sleep(min(left, LOOK_INTERVAL))
@@ -170,7 +170,7 @@ class DatabricksBackend:
         number = await asyncio.to_thread(self._submitted, handle, until)
         if number is None:
             return
-        workspace = await asyncio.to_thread(self._workspaces.of_handle, handle.ref)
+        workspace = await asyncio.to_thread(self._workspace_of, handle)
         with loop_waiting(workspace, number) as (waiter, woken):
             while not waiter.check() and _left(until) > 0:
                 with suppress(asyncio.TimeoutError):
@@ -229,7 +229,7 @@ class DatabricksBackend:
 
     def _read(self, handle: RunHandle, cursor: int) -> tuple[bytes, bool]:
         """The output from a byte on, and whether that is all that there will be."""
-        workspace = self._workspaces.of_handle(handle.ref)
+        workspace = self._workspace_of(handle)
         found = locate(workspace, handle)
         if found.run is None:
             return b"", see(workspace, handle, found).state not in _WAITED_FOR
@@ -243,7 +243,7 @@ class DatabricksBackend:
 
     def read_result(self, handle: RunHandle) -> dict[str, Any] | None:
         """The JSON object at MLPROJ_RESULT, which the launcher has printed with its last word."""
-        workspace = self._workspaces.of_handle(handle.ref)
+        workspace = self._workspace_of(handle)
         run = locate(workspace, handle).run
         value = logs.word_of(workspace, run).get("result") if run is not None else None
         if value is not None and not isinstance(value, dict):
@@ -254,7 +254,7 @@ class DatabricksBackend:
 
     def mark_cancelled(self, handle: RunHandle) -> None:
         """Write the cancel mark on the MLflow run; without one, ask Databricks for the end, which keeps that."""
-        workspace = self._workspaces.of_handle(handle.ref)
+        workspace = self._workspace_of(handle)
         found = locate(workspace, handle)
         over = is_over(found.run) if found.run is not None else False
         if found.marked is not None and not over and found.marked.outcome is None:
@@ -272,7 +272,7 @@ class DatabricksBackend:
 
     def stop(self, handle: RunHandle) -> None:
         """Cancel the run, and wait until Databricks says that it is over."""
-        workspace, asked = self._workspaces.of_handle(handle.ref), False
+        workspace, asked = self._workspace_of(handle), False
         until = time.monotonic() + STOP_PATIENCE
         while True:
             found = locate(workspace, handle)
@@ -304,6 +304,9 @@ class DatabricksBackend:
 
     def _workspace(self) -> Workspace:
         return self._workspaces.configured(self._config.profile, self._config.host)
+
+    def _workspace_of(self, handle: RunHandle) -> Workspace:
+        return self._workspaces.of_handle(handle.ref, self._config.profile, self._config.host)
 
     def _experiment(self, tracking: Tracking) -> str:
         return tracking.resolve_experiment(self._ledger.experiment_name, self._ledger.experiment_id)

@@ -58,32 +58,38 @@ class Workspaces:
             profile = _profile_of_tracking()
         return _workspace(profile, host)
 
-    def of_handle(self, ref: Mapping[str, Any]) -> Workspace:
-        """The workspace that a run's handle names.
+    def of_handle(self, ref: Mapping[str, Any], profile: str | None = None, host: str | None = None) -> Workspace:
+        """The workspace that a run's handle names, with the credentials that are configured here for its address.
+
+        No others are tried: a handle may come from anywhere, and its address must not be told this host's secrets.
+
+        Args:
+            ref: of the handle.
+            profile: of the caller's configuration; so too host.
+            host: see `configured`.
 
         Raises:
             ContactLost: it cannot be reached from here with what is configured.
         """
-        host, profile = str(ref["host"]), ref.get("profile")
+        wanted = str(ref["host"])
         if self._client is not None:
             workspace = Workspace(self._client)
-            if not _same(host, workspace.host):
-                raise ContactLost(f"The run is in the workspace {host}, and the client is one of {workspace.host}.")
+            if not _same(wanted, workspace.host):
+                raise ContactLost(f"The run is in the workspace {wanted}, and the client is one of {workspace.host}.")
             return workspace
         problems: list[str] = []
-        # A profile may have another name here; the environment may be that of the workspace.
-        for name, address in dict.fromkeys([(profile, None), (_profile_of_tracking(), None), (None, host)]):
+        named = [(profile, host), (ref.get("profile"), None), (_profile_of_tracking(), None), (None, None)]
+        # A profile may have another name here.
+        for candidate in dict.fromkeys([*named, *((name, None) for name in _profiles_of(wanted))]):
             try:
-                workspace = _workspace(name, address)
+                workspace = _workspace(*candidate)
             except UserError as error:
                 problems.append(str(error))
                 continue
-            if _same(workspace.host, host):
+            if _same(workspace.host, wanted):
                 return workspace
-        for name in _profiles_of(host):
-            return _workspace(name, None)
         raise ContactLost(
-            f"The run is in the workspace {host}, for which nothing here has credentials. Set DATABRICKS_HOST and a "
+            f"The run is in the workspace {wanted}, for which nothing here has credentials. Set DATABRICKS_HOST and a "
             f"token, or add a profile to ~/.databrickscfg.{f' ({problems[-1]})' if problems else ''}"
         )
 
