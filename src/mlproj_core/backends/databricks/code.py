@@ -1,7 +1,8 @@
 """A run's files in the workspace: the code's archive, the task's Python file, and a plan where it is a long one.
 
-Each is named by the SHA-256 of its content, so it is uploaded once, whoever runs the same, and the cluster can tell that
-it got what was uploaded. What is used again after a day is uploaded again, so that its age says when it was last of use.
+Each is named by the SHA-256 of its content, so it is uploaded once, whoever runs the same, and the cluster can tell
+that it got what was uploaded. What is used again after a day is uploaded again, so that its age says when it was last of
+use.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ class _Measured(io.RawIOBase, BinaryIO):  # type: ignore[misc]
     def writable(self) -> bool:
         return True
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
+    def write(self, data: bytes) -> int:
         self.digest.update(data)
         self.size += len(data)
         return self._file.write(data) if self._file is not None else len(data)

@@ -14,7 +14,7 @@ from mlproj_core.errors import ContactLost, UserError
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
 
-__all__ = ["Workspaces", "forget_workspaces"]
+__all__ = ["Workspaces", "forget_workspaces", "host_of_profile", "is_same"]
 
 PATIENCE = 90
 """Seconds for which the SDK asks again: a workspace that throttles says itself when to come back."""
@@ -48,7 +48,7 @@ class Workspaces:
         """
         if self._client is not None:
             workspace = Workspace(self._client)
-            if profile is not None or (host is not None and not _same(host, workspace.host)):
+            if profile is not None or (host is not None and not is_same(host, workspace.host)):
                 raise UserError(
                     "backend_config names a profile or another host, but the backend was given a client, which is of "
                     f"{workspace.host} already. Leave it out."
@@ -74,7 +74,7 @@ class Workspaces:
         wanted = str(ref["host"])
         if self._client is not None:
             workspace = Workspace(self._client)
-            if not _same(wanted, workspace.host):
+            if not is_same(wanted, workspace.host):
                 raise ContactLost(f"The run is in the workspace {wanted}, and the client is one of {workspace.host}.")
             return workspace
         problems: list[str] = []
@@ -86,7 +86,7 @@ class Workspaces:
             except UserError as error:
                 problems.append(str(error))
                 continue
-            if _same(workspace.host, wanted):
+            if is_same(workspace.host, wanted):
                 return workspace
         raise ContactLost(
             f"The run is in the workspace {wanted}, for which nothing here has credentials. Set DATABRICKS_HOST and a "
@@ -147,8 +147,18 @@ def _profile_of_tracking() -> str | None:
     return uri.netloc.partition(":")[0] or None if uri.scheme == "databricks" else None
 
 
+def host_of_profile(profile: str) -> str | None:
+    """The address of a profile's workspace; None if there is no such profile, or it has none."""
+    return next((host for name, host in _profiles() if name == profile), None)
+
+
 def _profiles_of(host: str) -> list[str]:
     """The profiles of a workspace."""
+    return [name for name, address in _profiles() if is_same(address, host)]
+
+
+def _profiles() -> list[tuple[str, str]]:
+    """Name and host of every profile."""
     import configparser
     from pathlib import Path
 
@@ -158,10 +168,11 @@ def _profiles_of(host: str) -> list[str]:
     except configparser.Error:
         return []
     sections = [*parser.sections(), *(["DEFAULT"] if parser.defaults() else [])]
-    return [name for name in sections if _same(parser[name].get("host", ""), host)]
+    return [(name, host) for name in sections if (host := parser[name].get("host"))]
 
 
-def _same(one: str, other: str) -> bool:
+def is_same(one: str, other: str) -> bool:
+    """Whether two addresses are of one workspace."""
     return _bare(one) == _bare(other) != ""
 
 

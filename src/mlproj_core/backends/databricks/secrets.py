@@ -99,8 +99,8 @@ def check_text(text: str, what: str) -> None:
     """
     if _IN_URL.search(text) or _CONDA_TOKEN.search(text):
         raise UserError(
-            f"{what} has a URL with a password or a token, which others of the workspace could read. Write ${{NAME}} in "
-            "its place, and give NAME as a reference: env_vars={'NAME': '{{secrets/SCOPE/KEY}}'}."
+            f"{what} has a URL with a password or a token, which others of the workspace could read. Write ${{NAME}} "
+            "in its place, and give NAME as a reference: env_vars={'NAME': '{{secrets/SCOPE/KEY}}'}."
         )
 
 

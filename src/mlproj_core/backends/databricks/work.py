@@ -11,9 +11,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from mlproj_core.backends.databricks.body import submit_body
-from mlproj_core.backends.databricks.code import ARCHIVES, PLANS, TASKS, Upload, archive_of, default_roots, text_file
+from mlproj_core.backends.databricks.code import PLANS, TASKS, Upload, archive_of, default_roots, text_file
 from mlproj_core.backends.databricks.code import upload as upload_files
-from mlproj_core.backends.databricks.compute import Cluster, Compute, ExistingCluster
+from mlproj_core.backends.databricks.compute import Cluster, Compute
 from mlproj_core.backends.databricks.config import DatabricksConfig
 from mlproj_core.backends.databricks.repository import Repository, repository_of
 from mlproj_core.backends.databricks.secrets import Variables, check_cluster, check_text, sort_variables
@@ -75,7 +75,7 @@ class Work:
                 git_source=self.repository.source(),
             )
         by_cluster = variables.as_cluster_s() if isinstance(self.compute, Cluster) else {}
-        archive, task, arguments = self._upload(claim, record, variables, by_cluster)
+        task, arguments = self._upload(claim, record, variables, by_cluster)
         return self._submission(claim, python_file=task, parameters=arguments, variables=by_cluster)
 
     def _variables(self, claim: Claim, record: Record) -> Variables:
@@ -86,8 +86,8 @@ class Work:
 
     def _upload(
         self, claim: Claim, record: Record, variables: Variables, by_cluster: Mapping[str, str]
-    ) -> tuple[str, str, list[str]]:
-        """Upload what the task needs; paths of the code and of the task's file, and the task's arguments."""
+    ) -> tuple[str, list[str]]:
+        """Upload what the task needs; the path of its Python file, and its arguments."""
         from mlproj_core.launcher import task_source
 
         assert self.archive is not None  # noqa: S101 - there is a repository or an archive
@@ -100,7 +100,7 @@ class Work:
             root = archive.removesuffix(f"/{self.archive.name}")
             (path,) = upload_files(self.workspace, [root], [text_file(PLANS, plan, "plan")])
             arguments = write_arguments(claim, record, f"@{path}")
-        return archive, task, arguments
+        return task, arguments
 
     def _plan(self, claim: Claim, archive: str, variables: Variables, by_cluster: Mapping[str, str]) -> dict[str, Any]:
         """The plan of `launcher.program.task`."""
@@ -223,8 +223,8 @@ def _sorted(launch: Launch) -> Variables:
             given.setdefault(name, value)
         elif name not in given:
             raise UserError(
-                f"The tracking server's {name.lower().rpartition('_')[2]} would stand where others of the workspace can "
-                "read it. Keep it in a secret scope (databricks secrets put-secret mlproj mlflow), and give a "
+                f"The tracking server's {name.lower().rpartition('_')[2]} would stand where others of the workspace "
+                "can read it. Keep it in a secret scope (databricks secrets put-secret mlproj mlflow), and give a "
                 f"reference: env_vars={{{name!r}: '{{{{secrets/mlproj/mlflow}}}}'}}."
             )
     if urlsplit(launch.tracking.uri).scheme in ("http", "https"):
@@ -275,11 +275,11 @@ def _check_tracking(launch: Launch, config: DatabricksConfig, workspace: Workspa
 
 def _check_workspace(profile: str, uri: str, workspace: Workspace) -> None:
     """See that a run records in the workspace that it runs in, where it needs no login."""
-    from mlproj_core.backends.databricks.connect import host_of_profile
+    from mlproj_core.backends.databricks.connect import host_of_profile, is_same
 
     host = host_of_profile(profile) if profile else None
-    if host is not None and urlsplit(host).netloc != urlsplit(workspace.host).netloc:
+    if host is not None and not is_same(host, workspace.host):
         raise UserError(
-            f"The tracking URI {uri} is of the workspace {host}, and the run is to be in {workspace.host}, where it has "
-            f"no login for the other. Run it there (backend_config={{'profile': {profile!r}}}), or record it here."
+            f"The tracking URI {uri} is of the workspace {host}, and the run is to be in {workspace.host}, where it "
+            f"has no login for the other. Run it there (backend_config={{'profile': {profile!r}}}), or record it here."
         )
