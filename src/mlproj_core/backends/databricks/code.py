@@ -1,8 +1,8 @@
 """A run's files in the workspace: the code's archive, the task's Python file, and a plan where it is a long one.
 
 Each is named by the SHA-256 of its content, so it is uploaded once, whoever runs the same, and the cluster can tell
-that it got what was uploaded. What is used again after a day is uploaded again, so that its age says when it was last of
-use.
+that it got what was uploaded. What is used again after a day is uploaded again, so that its age says when it was last
+of use.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, BinaryIO, Final, cast
+from typing import IO, Any, BinaryIO, Final, cast
 
 from mlproj_core.backends.databricks.places import NotAllowed, Place, place_of
 from mlproj_core.backends.databricks.workspace import Workspace
@@ -198,7 +198,7 @@ class _Measured(io.RawIOBase, BinaryIO):  # type: ignore[misc]
     def writable(self) -> bool:
         return True
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Any) -> int:
         self.digest.update(data)
         self.size += len(data)
         return self._file.write(data) if self._file is not None else len(data)
