@@ -82,6 +82,11 @@ class TestATask:
         run(live_workspace, client, task(put(f"open('{volume}/made', 'w').write('text')")))
         assert client.files.get_metadata(f"{volume}/made").content_length == 4
 
+    def test_has_what_else_a_test_binds(self, live_workspace, client, put, tmp_path):
+        live_workspace.runtime.binds.append(f"{tmp_path}:{tmp_path}")
+        run(live_workspace, client, task(put(f"open('{tmp_path}/mark', 'w').write('here')")))
+        assert (tmp_path / "mark").read_text() == "here"
+
     def test_is_in_a_clean_place(self, live_workspace, client, put):
         _, output = run(live_workspace, client, task(put("import os\nprint(sorted(os.environ), os.getcwd())")))
         assert "MLPROJ" not in output.logs
