@@ -189,7 +189,7 @@ def clean(workspace: Workspace, roots: Sequence[str], older_than: float, *, dry_
                 yield Removed(path, stored.size)
 
 
-class _Measured(io.RawIOBase, BinaryIO):  # type: ignore[misc]
+class _Measured(io.RawIOBase, BinaryIO):
     """A file that is measured while it is written, to another one or to nowhere."""
 
     def __init__(self, file: IO[bytes] | None = None) -> None:

@@ -100,8 +100,8 @@ class Volume:
 class WorkspaceFiles:
     """Files in the tree of the workspace, by the Workspace API."""
 
-    longest: int | None = 10_000_000
-    """`MAX_NOTEBOOK_SIZE_EXCEEDED` of `workspace/import`."""
+    longest: int | None = 500_000_000
+    """Of a file that comes as a form; as JSON the API takes 10 MB."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace, self._files = workspace, workspace.client.workspace
