@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,9 @@ from mlproj_core.backends.databricks.workspace import Workspace
 __all__ = ["Dbfs", "NotAllowed", "Place", "Stored", "Volume", "WorkspaceFiles", "place_of"]
 
 _T = TypeVar("_T")
+
+_PATIENCE, _LONGEST_PAUSE = 90.0, 10.0
+"""Seconds for which a file is sent again where the client does not say, and between two tries at most."""
 
 
 class NotAllowed(Exception):
@@ -81,7 +85,7 @@ class Volume:
             self._files.create_directory(_directory(path))
             self._files.upload(path, file, overwrite=True)
 
-        _put(self._workspace, path, put)
+        _put(self._workspace, path, file, put)
 
     def files(self, directory: str) -> list[Stored]:
         """See `Place`."""
@@ -119,7 +123,7 @@ class WorkspaceFiles:
             self._files.mkdirs(_directory(path))
             self._files.upload(path, file, format=ImportFormat.AUTO, overwrite=True)
 
-        _put(self._workspace, path, put)
+        _put(self._workspace, path, file, put)
 
     def files(self, directory: str) -> list[Stored]:
         """See `Place`."""
@@ -172,7 +176,7 @@ class Dbfs:
                 if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
                     raise
 
-        _put(self._workspace, path, put)
+        _put(self._workspace, path, file, put)
 
     def files(self, directory: str) -> list[Stored]:
         """See `Place`."""
@@ -210,24 +214,32 @@ def _ask(workspace: Workspace, doing: str, ask: Callable[[], _T]) -> _T | None:
             raise
 
 
-def _put(workspace: Workspace, path: str, put: Callable[[], None]) -> None:
+def _put(workspace: Workspace, path: str, file: BinaryIO, put: Callable[[], None]) -> None:
+    """Write a file, and try again where the SDK does not: of a form it sends the same stream no second time."""
     from databricks.sdk import errors
     from databricks.sdk.errors.base import DatabricksError
+    from requests.exceptions import ConnectionError
 
-    passing = (
-        errors.Unauthenticated,
-        errors.TooManyRequests,
-        errors.InternalError,
-        errors.TemporarilyUnavailable,
-        errors.DeadlineExceeded,
-    )
+    passing = (errors.TooManyRequests, errors.TemporarilyUnavailable)
+    lasting = (errors.Unauthenticated, errors.InternalError, errors.DeadlineExceeded)
+    end = time.monotonic() + (workspace.client.config.retry_timeout_seconds or _PATIENCE)
+    pause = 1.0
     with workspace.contact(f"write {path}"):
-        try:
-            put()
-        except DatabricksError as error:
-            if isinstance(error, passing):
+        while True:
+            file.seek(0)
+            try:
+                put()
+                return
+            except (*passing, ConnectionError) as error:
+                wait = float(getattr(error, "retry_after_secs", None) or pause)
+                if time.monotonic() + wait > end:
+                    raise
+                time.sleep(wait)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            except lasting:
                 raise
-            raise NotAllowed(" ".join(str(error).split()).rstrip(".")[:500] or type(error).__name__) from error
+            except DatabricksError as error:
+                raise NotAllowed(" ".join(str(error).split()).rstrip(".")[:500] or type(error).__name__) from error
 
 
 def _name(path: str | None) -> str:
