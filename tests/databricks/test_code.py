@@ -179,8 +179,14 @@ class TestAnUpload:
         assert upload(ours, ["/Workspace/Shared/x", "dbfs:/x"], [big], told.append) == ("dbfs:/x/code/x.tar.gz",)
         assert "501.0 MB are more than the 500.0 MB" in told[0]
 
-    @pytest.mark.parametrize(("root", "on"), [("/Workspace/Shared/x", "workspace/import"), ("dbfs:/x", "dbfs/add-block"),
-                                              ("/Volumes/ml/default/runs/x", "fs/files")])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("root", "on"),
+        [
+            ("/Workspace/Shared/x", "workspace/import"),
+            ("dbfs:/x", "dbfs/add-block"),
+            ("/Volumes/ml/default/runs/x", "fs/files"),
+        ],
+    )
     @pytest.mark.parametrize("fault", ["throttle", "cut", "lose"])
     def test_is_made_again_when_the_workspace_throttles_or_the_connection_breaks(
         self, ours, workspace, volume, root, on, fault

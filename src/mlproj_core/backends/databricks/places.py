@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 import uuid
 from collections.abc import Callable
@@ -11,10 +12,13 @@ from email.utils import parsedate_to_datetime
 from typing import BinaryIO, Protocol, TypeVar
 
 from mlproj_core.backends.databricks.workspace import Workspace
+from mlproj_core.errors import ContactLost
 
 __all__ = ["Dbfs", "NotAllowed", "Place", "Stored", "Volume", "WorkspaceFiles", "place_of"]
 
 _T = TypeVar("_T")
+
+_TRIES = 5
 
 _PATIENCE, _LONGEST_PAUSE = 90.0, 10.0
 """Seconds for which a file is sent again where the client does not say, and between two tries at most."""
@@ -165,7 +169,7 @@ class Dbfs:
 
             self._files.mkdirs(_directory(final))
             try:
-                self._files.upload(draft, file, overwrite=True)
+                self._upload(draft, file)
                 with suppress(NotFound):
                     self._files.delete(final)
                 self._files.move(draft, final)
@@ -177,6 +181,16 @@ class Dbfs:
                     raise
 
         _put(self._workspace, path, file, put)
+
+    def _upload(self, path: str, file: BinaryIO) -> None:
+        """Write a file until it is whole: a block whose answer is lost is sent again by the SDK, and is there twice."""
+        size = file.seek(0, io.SEEK_END)
+        for _ in range(_TRIES):
+            file.seek(0)
+            self._files.upload(path, file, overwrite=True)
+            if self._files.get_status(path).file_size == size:
+                return
+        raise ContactLost(f"{path} did not arrive as it was sent, though it was sent {_TRIES} times.")
 
     def files(self, directory: str) -> list[Stored]:
         """See `Place`."""
@@ -218,7 +232,7 @@ def _put(workspace: Workspace, path: str, file: BinaryIO, put: Callable[[], None
     """Write a file, and try again where the SDK does not: of a form it sends the same stream no second time."""
     from databricks.sdk import errors
     from databricks.sdk.errors.base import DatabricksError
-    from requests.exceptions import ConnectionError
+    from requests.exceptions import ConnectionError as Broken
 
     passing = (errors.TooManyRequests, errors.TemporarilyUnavailable)
     lasting = (errors.Unauthenticated, errors.InternalError, errors.DeadlineExceeded)
@@ -230,7 +244,7 @@ def _put(workspace: Workspace, path: str, file: BinaryIO, put: Callable[[], None
             try:
                 put()
                 return
-            except (*passing, ConnectionError) as error:
+            except (*passing, Broken) as error:
                 wait = float(getattr(error, "retry_after_secs", None) or pause)
                 if time.monotonic() + wait > end:
                     raise
