@@ -29,9 +29,9 @@ class TestWho:
 
     def test_has_the_wrong_secret_is_refused(self, workspace):
         workspace.add_client("robot", "geheim")
-        with client_of(workspace, client_id="robot", client_secret="falsch", auth_type="oauth-m2m") as client:
-            with pytest.raises(ValueError, match="invalid_client"):
-                client.current_user.me()
+        credentials = {"client_id": "robot", "client_secret": "falsch", "auth_type": "oauth-m2m"}
+        with client_of(workspace, **credentials) as client, pytest.raises(ValueError, match="invalid_client"):
+            client.current_user.me()
 
     def test_has_the_wrong_token_is_refused(self, workspace):
         with client_of(workspace, token="dapi-none") as client, pytest.raises(PermissionDenied, match="Invalid access"):
@@ -66,7 +66,7 @@ class TestWho:
         close(client)
 
     def test_asks_for_what_is_not_served_is_told(self, client):
-        with pytest.raises(NotFound, match="No API found for 'GET /api/2.0/none'"):
+        with pytest.raises(NotFound, match=r"No API found for 'GET /api/2\.0/none'"):
             client.api_client.do("GET", "/api/2.0/none")
 
 
@@ -80,9 +80,8 @@ class TestAFault:
 
     def test_that_throttles_for_longer_is_an_error(self, workspace):
         workspace.faults.throttle(on="jobs/runs", during=60)
-        with client_of(workspace, patience=1) as client:
-            with pytest.raises(TimeoutError) as caught:
-                list(client.jobs.list_runs())
+        with client_of(workspace, patience=1) as client, pytest.raises(TimeoutError) as caught:
+            list(client.jobs.list_runs())
         assert isinstance(caught.value.__cause__, TooManyRequests)
 
     def test_of_the_server_is_an_error(self, workspace, client):

@@ -82,7 +82,7 @@ class TestATask:
         assert client.files.get_metadata(f"{volume}/made").content_length == 4
 
     def test_is_in_a_clean_place(self, live_workspace, client, put):
-        found, output = run(live_workspace, client, task(put("import os\nprint(sorted(os.environ), os.getcwd())")))
+        _, output = run(live_workspace, client, task(put("import os\nprint(sorted(os.environ), os.getcwd())")))
         assert "MLPROJ" not in output.logs
         assert "DATABRICKS_TOKEN" not in output.logs
         assert "DATABRICKS_RUNTIME_VERSION" in output.logs

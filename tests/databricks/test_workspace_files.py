@@ -116,7 +116,7 @@ class TestWorkspaceFiles:
             assert client.workspace.get_status(f"{HOME}/{name}").object_type is ObjectType.NOTEBOOK
 
     def test_need_their_folder(self, client):
-        with pytest.raises(ResourceDoesNotExist, match="parent folder .* does not exist"):
+        with pytest.raises(ResourceDoesNotExist, match=r"parent folder .* does not exist"):
             client.workspace.upload(f"{HOME}/none/a", io.BytesIO(b"x"), format=ImportFormat.AUTO)
 
     def test_overwrite_if_told_to(self, client):

@@ -1,4 +1,4 @@
-"""Who may ask a workspace: personal access tokens, OAuth client credentials, the tokens of clusters; and its secrets."""
+"""Who may ask a workspace: by tokens, OAuth client credentials, the tokens of clusters; and its secrets."""
 
 import base64
 import re

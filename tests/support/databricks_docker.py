@@ -115,7 +115,7 @@ class DockerRuntime:
         serverless = bool(job.task.submission.get("environment_key"))
         own = {
             "DATABRICKS_RUNTIME_VERSION": "client.4.9" if serverless else "16.4",
-            "PYTHONPATH": "/databricks/python-stand-in",
+            "PYTHONPATH": "/databricks/spark/python",  # what a task starts inherits it
             "PYTHONUNBUFFERED": "1",
             "HOME": "/root",
             "SPARK_HOME": "/databricks/spark",
@@ -158,7 +158,7 @@ class DockerRuntime:
     def _read(self, container, job):
         """Keep what it prints."""
         with self._client() as client:
-            for piece in client.attach(container, stdout=True, stderr=True, stream=True, logs=True):
+            for piece in client.logs(container, stream=True, follow=True):
                 job.write(piece)
 
     def _stop_when_asked(self, container, job):
@@ -177,8 +177,8 @@ class _NoCheckout(Exception):
 def _ending(job, code, told):
     """How a task ended, by what its driver told; one that told nothing was killed."""
     if not told:
-        said = "The spark driver has stopped unexpectedly and is restarting. Your notebook will be automatically reattached."
-        return Ending("FAILED", "DRIVER_ERROR", "INTERNAL_ERROR", f"{said} (exit status {code})", "INTERNAL_ERROR")
+        said = f"The spark driver has stopped unexpectedly and is restarting (exit status {code})."
+        return Ending("FAILED", "DRIVER_ERROR", "INTERNAL_ERROR", said, "INTERNAL_ERROR")
     told = json.loads(told)
     if "unreadable" in told:
         said = f"Cannot read the python file {job.python['python_file']}. Please check driver logs for more details."

@@ -1,4 +1,4 @@
-"""A run that was submitted, and its task, as the Jobs API 2.2 shows them: by the old `state` and by the new `status`."""
+"""A run that was submitted, and its task, as the Jobs API 2.2 shows them: by the old `state` and the new `status`."""
 
 import random
 import threading

@@ -1,4 +1,4 @@
-"""The runs of a workspace: submitted, queued, started, ended, cancelled, listed and deleted, as the Jobs API 2.2 has it."""
+"""The runs of a workspace: submitted, queued, started, ended, cancelled, listed, deleted; as by the Jobs API 2.2."""
 
 import base64
 import dataclasses

@@ -297,10 +297,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self, parts):
         if self.server.mlflow is None:
             raise absent("This workspace has no MLflow.", "FEATURE_DISABLED")
-        if parts.path.endswith("/experiments/create") and not str((self.body or {}).get("name")).startswith("/"):
+        name = str((self.body or {}).get("name"))
+        if parts.path.endswith("/experiments/create") and not name.startswith("/"):
             raise invalid(
-                f"Got an invalid experiment name '{(self.body or {}).get('name')}'. An experiment name must be an absolute "
-                "path within the Databricks workspace. e.g. '/Users/<some-username>/my-experiment'."
+                f"Got an invalid experiment name '{name}'. An experiment name must be an absolute path within the "
+                "Databricks workspace. e.g. '/Users/<some-username>/my-experiment'."
             )
         there = urllib.parse.urlsplit(self.server.mlflow)
         connection = http.client.HTTPConnection(there.hostname, there.port, timeout=60)

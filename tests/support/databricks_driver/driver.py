@@ -9,14 +9,14 @@ Arguments: the file, and its own arguments. How it ends is written to /databrick
 import json
 import sys
 import traceback
+from pathlib import Path
 
 
 def main(filename, arguments):
     sys.argv = [filename, *arguments]
     try:
         try:
-            with open(filename, "rb") as file:
-                text = file.read()
+            text = Path(filename).read_bytes()
         except OSError as error:
             return {"unreadable": str(error)}
         exec(compile(text, filename, "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
@@ -24,7 +24,7 @@ def main(filename, arguments):
         name = type(error).__name__
         lines = "".join(traceback.format_exception(type(error), error, error.__traceback__.tb_next))
         trace = "\x1b[0;31m" + "-" * 75 + "\x1b[0m\n\x1b[0;31m" + name + "\x1b[0m" + " " * 20 + lines
-        return {"error": "{}: {}".format(name, error) if str(error) else name, "trace": trace}
+        return {"error": f"{name}: {error}" if str(error) else name, "trace": trace}
     return {}
 
 
@@ -32,5 +32,4 @@ if __name__ == "__main__":
     end = main(sys.argv[1], sys.argv[2:])
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    with open("/databricks/end.json", "w") as file:
-        json.dump(end, file)
+    Path("/databricks/end.json").write_text(json.dumps(end))

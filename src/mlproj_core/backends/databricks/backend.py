@@ -312,7 +312,7 @@ class DatabricksBackend:
         return tracking.resolve_experiment(self._ledger.experiment_name, self._ledger.experiment_id)
 
 
-def _tracked(tracking: Tracking, experiment_id: str) -> tuple[str | None, str | None]:
+def _tracked(tracking: Tracking, experiment_id: str | None) -> tuple[str | None, str | None]:
     return (tracking.uri, experiment_id) if tracking.name != "untracked" else (None, None)
 
 

@@ -58,11 +58,14 @@ class DatabricksHold:
     def record(self, record: Record) -> None:
         """Keep the record, and the claim of whoever created the MLflow run."""
         self._record = record
-        self.handle = replace(self.handle, run_id=record.run_id)
+        ref = dict(self.handle.ref)
+        if record.tracked:
+            ref["experiment_id"] = record.experiment_id  # another one than asked for, if the MLflow run was there
+        self.handle = replace(self.handle, run_id=record.run_id, ref=ref)
         found = marked(self.handle)
-        if found is not None and found.claim is not None:
+        if found is not None and found.record.run_id == record.run_id and found.claim is not None:
             self._claim = found.claim
-            self.handle = replace(self.handle, ref={**self.handle.ref, "turn": turn_of(found.claim)})
+            self.handle = replace(self.handle, ref={**ref, "turn": turn_of(found.claim)})
 
     def start(self, launch: Launch) -> None:
         """Upload the code and submit the run.
@@ -80,18 +83,16 @@ class DatabricksHold:
             number = self._workspace.submit(body)
         except DeletedToken:
             self._settle(_forgotten(self.handle))
-            raise AlreadyClaimed(replace(self.handle, ref=without_run(self.handle.ref))) from None
+            raise AlreadyClaimed(replace(self.handle, run_id="", ref=without_run(self.handle.ref))) from None
         run = self._workspace.get(number)
         if run is None:  # deleted since
-            raise AlreadyClaimed(replace(self.handle, ref=without_run(self.handle.ref)))
+            raise AlreadyClaimed(replace(self.handle, run_id="", ref=without_run(self.handle.ref)))
         claim, record = claim_and_record(run) or (self._claim, self._record)
         ours, self._claim = self._claim, claim
         self.handle = handle_of(self._workspace, claim, record, run)
-        if record.run_id != self._record.run_id:
-            self._settle(_elsewhere(self.handle))
         if claim.created_at != ours.created_at and is_over(run):
             raise AlreadyClaimed(self.handle)
-        if record.tracked and record.run_id == self._record.run_id:
+        if record.tracked:
             self._tell_where(run)
             if self._is_cancelled():  # between the last look and the submission
                 self._workspace.cancel(number)
@@ -104,7 +105,8 @@ class DatabricksHold:
 
     def _is_cancelled(self) -> bool:
         try:
-            found = marked(self.handle)
+            # On another MLflow run of the attempt as well: whoever cancels may have found that one.
+            found = marked(replace(self.handle, run_id=""))
         except MlprojError:  # who cannot read the mark now could not write it either, and the run is in Databricks
             return False
         return found is not None and found.cancelled
@@ -178,8 +180,3 @@ def claim_and_record(run: Mapping[str, Any]) -> tuple[Claim, Record] | None:
 def _forgotten(handle: RunHandle) -> Outcome:
     message = f"attempt {handle.tag} was submitted before, and its run in Databricks was deleted"
     return Outcome(RunStatus.FAILED, Reason(ReasonCode.FORGOTTEN, message, retryable=True), ended_at=time.time())
-
-
-def _elsewhere(handle: RunHandle) -> Outcome:
-    message = f"attempt {handle.tag} was submitted before, with the MLflow run {handle.run_id}: that one counts"
-    return Outcome(RunStatus.KILLED, Reason(ReasonCode.CANCELLED, message), ended_at=time.time())

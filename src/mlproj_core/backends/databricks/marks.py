@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlproj_core.claim import Claim, Record
@@ -104,17 +104,17 @@ def record_of(tracking: Tracking, run: RunRecord) -> Record:
 
 def find_newest(tracking: Tracking, experiment_id: str, key: str) -> Marked | None:
     """The newest attempt of a key that has an MLflow run in an experiment; None if there is none."""
-    found = tracking.search_runs(experiment_id, f"tags.`{ATTEMPT_TAG}` LIKE '{key_digest(key)}-%'")
-    attempts = {int(run.tags[ATTEMPT_TAG].rpartition("-")[2]) for run in found}
-    if not attempts:
-        return None
-    # Of two that were created for one attempt at the same moment, everybody takes the same.
-    run = tracking.find_run(f"{key_digest(key)}-{max(attempts)}", experiment_id)
-    return _read(tracking, run, key) if run is not None else None
+    attempts: dict[int, list[Marked]] = {}
+    for run in tracking.search_runs(experiment_id, f"tags.`{ATTEMPT_TAG}` LIKE '{key_digest(key)}-%'"):
+        attempts.setdefault(int(run.tags[ATTEMPT_TAG].rpartition("-")[2]), []).append(_read(tracking, run, key))
+    return _merged(attempts[max(attempts)]) if attempts else None
 
 
 def marked(handle: RunHandle) -> Marked | None:
     """What is written on an attempt's MLflow run; None if there is no such run, or it is not tracked.
+
+    Of an attempt that was not submitted, as far as the handle knows, there may be several: then, what is on any of
+    them.
 
     Raises:
         ContactLost: the tracking server cannot be asked.
@@ -124,17 +124,14 @@ def marked(handle: RunHandle) -> Marked | None:
         return None
     try:
         with closing(connect(uri)) as tracking:
-            run: RunRecord | None
-            if handle.run_id:
-                try:
-                    run = tracking.get_run(handle.run_id)
-                except UserError:
-                    return None
-                if run.tags.get(ATTEMPT_TAG) != handle.tag:
-                    return None
-            else:
-                run = tracking.find_run(handle.tag, str(handle.ref["experiment_id"]))
-            return _read(tracking, run, handle.key) if run is not None else None
+            if "run" not in handle.ref or not handle.run_id:
+                runs = tracking.search_runs(str(handle.ref["experiment_id"]), f"tags.`{ATTEMPT_TAG}` = '{handle.tag}'")
+                return _merged([_read(tracking, run, handle.key) for run in runs])
+            try:
+                run = tracking.get_run(handle.run_id)
+            except UserError:  # it was deleted
+                return None
+            return _read(tracking, run, handle.key) if run.tags.get(ATTEMPT_TAG) == handle.tag else None
     except TrackingRefused:
         raise
     except TrackingError as error:
@@ -166,6 +163,20 @@ def bury_in_mlflow(tracking: Tracking, experiment_id: str, claim: Claim) -> Mark
     created = tracking.create_run(NewRun(start_time=claim.created_at, experiment_id=experiment_id, tags=tags))
     winner = tracking.find_run(claim.tag, experiment_id) or created
     return _read(tracking, winner, claim.key) if winner.run_id == created.run_id else None
+
+
+def _merged(runs: Sequence[Marked]) -> Marked | None:
+    """What is written on the MLflow runs of one attempt; they come the newest first.
+
+    The one that was submitted with counts; before that the oldest, which everybody takes who sees it.
+    """
+    if not runs:
+        return None
+    counts = next((one for one in runs if one.where is not None), runs[-1])
+    outcome = counts.outcome
+    if counts.where is None:
+        outcome = next((one.outcome for one in runs if one.outcome is not None), None)
+    return replace(counts, outcome=outcome, cancelled=any(one.cancelled for one in runs))
 
 
 def _read(tracking: Tracking, run: RunRecord, key: str) -> Marked:

@@ -152,6 +152,7 @@ class Workspace:
             ContactLost: it cannot be reached, throttles for too long, or is unwell.
         """
         from databricks.sdk import errors
+        from databricks.sdk.errors.base import DatabricksError
         from requests.exceptions import RequestException
 
         try:
@@ -167,7 +168,7 @@ class Workspace:
             raise ContactLost(f"The workspace {self.host} could not {doing}: {_text(error)}.") from error
         except (errors.BadRequest, errors.NotFound, errors.ResourceConflict) as error:
             raise Refused(f"The workspace {self.host} refused to {doing}: {_text(error)}.") from error
-        except (errors.DatabricksError, RequestException, TimeoutError) as error:
+        except (DatabricksError, RequestException, TimeoutError) as error:
             cause = error.__cause__ or error  # the SDK says how long it tried; why, only its cause does
             raise ContactLost(f"The workspace {self.host} could not {doing}: {_text(cause)}.") from error
         except ValueError as error:  # of the SDK's own authentication

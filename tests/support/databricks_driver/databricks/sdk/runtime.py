@@ -5,6 +5,7 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 
 class _Secrets:
@@ -29,17 +30,16 @@ class _Utilities:
 def init_runtime_native_auth():
     """The workspace's address, and a function that gives the headers by which the driver is known there."""
     context = _context()
-    return context["host"], lambda: {"Authorization": "Bearer {}".format(context["token"])}
+    return context["host"], lambda: {"Authorization": f"Bearer {context['token']}"}
 
 
 def _context():
-    with open("/databricks/context.json") as file:
-        return json.load(file)
+    return json.loads(Path("/databricks/context.json").read_text())
 
 
 def _ask(path, **query):
     host, headers = init_runtime_native_auth()
-    request = urllib.request.Request("{}{}?{}".format(host, path, urllib.parse.urlencode(query)), headers=headers())
+    request = urllib.request.Request(f"{host}{path}?{urllib.parse.urlencode(query)}", headers=headers())
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=30) as answer:
