@@ -17,11 +17,11 @@ class TestTrackedProtocol(ProtocolSuite):
     """Every test of the suite, with a tracking server: what is durable of a claim is its MLflow run."""
 
     @pytest.fixture
-    def world(self, tmp_path, monkeypatch, mlflow_server):
+    def world(self, databricks_host, tmp_path, monkeypatch, mlflow_server):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
         # All tests use the same keys, and the server knows them.
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", str(tmp_path))
-        world = DatabricksWorld(tmp_path, monkeypatch)
+        world = DatabricksWorld(tmp_path, monkeypatch, mlflow_server)
         yield world
         world.close()
 
@@ -73,7 +73,7 @@ class TestUntrackedProtocol(ProtocolSuite):
     """The suite without a tracking server: until a run is submitted, there is nothing of it anywhere."""
 
     @pytest.fixture
-    def world(self, tmp_path, monkeypatch):
+    def world(self, databricks_host, tmp_path, monkeypatch):
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         monkeypatch.setenv("MLPROJ_TRACKING", "off")
         world = DatabricksWorld(tmp_path, monkeypatch)
