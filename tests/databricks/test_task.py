@@ -89,8 +89,11 @@ class TestVariables:
 
     @pytest.mark.parametrize(
         "name",
-        ["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "api_key"]
-        + ["AZURE_STORAGE_CONNECTION_STRING", "AZURE_CLIENT_SECRET", "DB_PASSWD", "AZURE_STORAGE_ACCESS_KEY"],
+        [
+            *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+            *("AZURE_STORAGE_CONNECTION_STRING", "AZURE_CLIENT_SECRET", "DB_PASSWD", "AZURE_STORAGE_ACCESS_KEY"),
+            "api_key",
+        ],
     )
     def test_that_are_secrets_are_refused(self, name):
         with pytest.raises(UserError) as caught:
@@ -241,7 +244,7 @@ class TestASubmission:
         assert "which a cluster cannot reach" in world.refusal(tracking_uri="http://localhost:5000")
 
     def test_of_a_container_is_refused(self, world):
-        world.write(MLproject="docker_env: {image: x}\nentry_points: {main: {command: true}}\n")
+        world.write(MLproject="docker_env: {image: x}\nentry_points: {main: {command: 'true'}}\n")
         assert "cannot run on Databricks" in world.refusal(env_manager=None)
 
     def test_of_a_secret_in_a_requirement_is_refused(self, world):
