@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import json
 import os
 import subprocess
 import tarfile
@@ -13,7 +14,9 @@ from databricks_client import client_of
 
 from mlproj_core.backends.databricks import code
 from mlproj_core.backends.databricks.code import Upload, archive_of, clean, default_roots, text_file, upload
+from mlproj_core.backends.databricks.connect import forget_workspaces
 from mlproj_core.backends.databricks.workspace import Workspace
+from mlproj_core.cli import main
 from mlproj_core.errors import ContactLost, UserError
 
 DAY = 86_400
@@ -225,6 +228,35 @@ class TestCleaning:
     def test_of_what_is_not_there_or_not_allowed_does_nothing(self, ours, workspace, volume):
         workspace.dbfs.allowed = False
         assert not list(clean(ours, [f"{volume}/x", "/Workspace/Shared/x", "dbfs:/x", "/Volumes/a/b/c"], 30 * DAY))
+
+    def test_comes_by_itself_with_new_code(self, ours, workspace, project):
+        root = "/Workspace/Shared/x"
+        (old,) = upload(ours, [root], [text_file("plans", "a", "plan")])
+        (young,) = upload(ours, [root], [text_file("tasks", "a", "py")])
+        age(stored(old, workspace), 40)
+        age(stored(young, workspace), 20)
+        upload(ours, [root], [archive_of(project)])
+        assert not stored(old, workspace).exists()
+        assert stored(young, workspace).exists()
+
+    def test_is_a_command(self, workspace, capsys, tmp_path):
+        path = workspace.objects.directory / "Users/me@example.org/.mlproj/code/a.tar.gz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"abc")
+        age(path, 40)
+        assert main(["databricks", "clean", "--dry-run"]) == 0
+        assert "/Workspace/Users/me@example.org/.mlproj/code/a.tar.gz" in capsys.readouterr().out
+        assert path.exists()
+        assert main(["databricks", "clean", "--root", "/Workspace/Shared/none"]) == 0
+        assert main(["databricks", "clean", "--older-than", "1d"]) == 2
+        assert main(["databricks", "clean", "--root", "/nowhere"]) == 2
+        assert path.exists()
+        capsys.readouterr()
+        assert main(["databricks", "clean", "--json"]) == 0
+        removed = [{"path": "/Workspace/Users/me@example.org/.mlproj/code/a.tar.gz", "bytes": 3}]
+        assert json.loads(capsys.readouterr().out) == {"dry_run": False, "removed": removed}
+        assert not path.exists()
+        forget_workspaces()
 
     def test_keeps_what_a_queued_run_may_still_need(self, ours):
         with pytest.raises(UserError, match="kept for 3 days at least"):
