@@ -52,7 +52,7 @@ class DockerRuntime:
         token = self.workspace.access.new_token(job.run.user, "dkea")
         try:
             self._prepare(job, directory, token)
-            arguments = [self._file(job), *(job.python.get("parameters") or ())]
+            arguments = [self._file(job, directory), *(job.python.get("parameters") or ())]
             with self._client() as client:
                 return self._work(client, job, directory, arguments)
         except Refusal as refusal:
@@ -106,14 +106,19 @@ class DockerRuntime:
                 return part.directory / path.removeprefix(root)
         return self.workspace.dbfs.directory / path.removeprefix("/dbfs").strip("/")
 
-    def _file(self, job):
+    def _file(self, job, directory):
         """Where the driver finds the task's file."""
         file = job.python["python_file"]
         if job.python.get("source") == "GIT" or (job.python.get("source") is None and job.run.body.get("git_source")):
             return f"{self._check_out(job)}/{file}"
         if file.startswith("dbfs:"):
             path = file.removeprefix("dbfs:")
-            return path if path.startswith("/Volumes/") else f"/dbfs{path}"
+            if path.startswith("/Volumes/"):
+                return path
+            if not self.has_dbfs and self._on_host(file).is_file():  # which a driver reads by a client of its own
+                shutil.copyfile(self._on_host(file), directory / "main.py")
+                return "/databricks/main.py"
+            return f"/dbfs{path}"
         file = file.removeprefix("file:")
         return file if file.startswith(("/Workspace/", "/Volumes/", "/dbfs/")) else f"/Workspace{file}"
 
@@ -154,6 +159,7 @@ class DockerRuntime:
             f"{DRIVER}:/databricks/python-stand-in:ro", f"{directory}/libraries:/databricks/libraries:ro",
             f"{directory}/context.json:/databricks/context.json:ro", f"{directory}/end.json:/databricks/end.json",
             *self.binds,
+            *([f"{directory}/main.py:/databricks/main.py:ro"] if (directory / "main.py").exists() else []),
         ]  # fmt: skip
         if self.has_dbfs and not job.task.submission.get("environment_key"):
             binds.append(f"{workspace.dbfs.directory}:/dbfs")
