@@ -53,8 +53,7 @@ class TestATask:
         file = put("import sys\nprint(sys.argv, __name__)\nprint('aside', file=sys.stderr)\n")
         found, output = run(live_workspace, client, task(file, "a", "b c", "$HOME; 'x'"))
         assert found.state.result_state is jobs.RunResultState.SUCCESS
-        assert output.logs.splitlines()[0] == f"{[file, 'a', 'b c', '$HOME; ' + repr('x')]} __main__"
-        assert "aside" in output.logs
+        assert output.logs == f"{[file, 'a', 'b c', '$HOME; ' + repr('x')]} __main__\naside\n"
 
     def test_sees_the_workspaces_files(self, live_workspace, client, put):
         volume = live_workspace.volumes.add("main", "ml", "code")
@@ -81,6 +80,11 @@ class TestATask:
         volume = live_workspace.volumes.add("main", "ml", "data")
         run(live_workspace, client, task(put(f"open('{volume}/made', 'w').write('text')")))
         assert client.files.get_metadata(f"{volume}/made").content_length == 4
+
+    def test_has_what_else_a_test_binds(self, live_workspace, client, put, tmp_path):
+        live_workspace.runtime.binds.append(f"{tmp_path}:{tmp_path}")
+        run(live_workspace, client, task(put(f"open('{tmp_path}/mark', 'w').write('here')")))
+        assert (tmp_path / "mark").read_text() == "here"
 
     def test_is_in_a_clean_place(self, live_workspace, client, put):
         _, output = run(live_workspace, client, task(put("import os\nprint(sorted(os.environ), os.getcwd())")))

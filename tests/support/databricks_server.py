@@ -286,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "cluster_source": "UI",
                 "creator_user_name": USER,
             }
-        for run in runs.by_id.values():
+        for run in list(runs.by_id.values()):
             for task in run.tasks:
                 if task.cluster_id == asked:
                     states = {"PENDING": "PENDING", "RUNNING": "RUNNING", "TERMINATING": "TERMINATING"}

@@ -8,6 +8,7 @@ Arguments: the file, and its own arguments. How it ends is written to /databrick
 """
 
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -16,6 +17,7 @@ from databricks.sdk import runtime
 
 
 def main(filename, arguments):
+    os.dup2(1, 2)  # so that what is printed stays in its order
     sys.argv = [filename, *arguments]
     session = {"__name__": "__main__", "dbutils": runtime.dbutils, "spark": runtime.spark}
     try:
