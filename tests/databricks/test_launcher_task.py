@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import subprocess
 import textwrap
 
 import pytest
@@ -266,6 +267,27 @@ class TestADatabricksSparkJob:
         )
         assert run.get_status() == "FINISHED", output
         assert "ARGS ['--alpha', '0.5']\n" in output
+
+    def test_from_a_repository_is_checked_out_by_databricks(self, world, tmp_path, monkeypatch):
+        repository = tmp_path / "repository"
+        repository.mkdir()
+        (repository / "MLproject").write_text("databricks_spark_job: {python_file: main.py, parameters: [a]}\n")
+        (repository / "main.py").write_text(
+            "import os, sys; print('ARGS', sys.argv[1:], os.environ['MLPROJ_ATTEMPT'])\n"
+        )
+        me = ["-c", "user.name=a", "-c", "user.email=a"]
+        for command in (["init", "-q"], ["add", "."], [*me, "commit", "-qm", "x"]):
+            subprocess.run(["git", *command], cwd=repository, check=True)
+        url = "https://github.com/me/project"
+        monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+        monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{repository}.insteadOf")
+        monkeypatch.setenv("GIT_CONFIG_VALUE_0", url)
+        run = mlproj_core.submit(url, backend="databricks", backend_config=NEW, tracking_uri=UNTRACKED_URI)
+        run.wait()
+        output = "".join(run.logs())
+        assert run.get_status() == "FINISHED", output
+        assert f"ARGS ['a'] {run.handle.tag}\n" in output
+        assert world.body(run)["git_source"]["git_url"] == url
 
     def test_is_no_shell_command(self, world):
         text = "databricks_spark_job: {}\nentry_points: {main: {command: 'python main.py | tee log'}}\n"
