@@ -56,9 +56,9 @@ class Repository:
 def repository_of(launch: Launch, config: DatabricksConfig, compute: Compute, file: str) -> Repository | None:
     """Where Databricks checks a project out itself; None if its code is to be uploaded.
 
-    Only the variables of a new cluster tell such a task its MLflow run. Unless the caller asks for it (`code: git`), the
-    repository must be one that anybody may read, and the file must run in the project's directory: Databricks takes the
-    file's own, from Runtime 14 on.
+    Only the variables of a new cluster tell such a task its MLflow run. Unless the caller asks for it (`code: git`),
+    the repository must be one that anybody may read, and the file must run in the project's directory: Databricks takes
+    the file's own, from Runtime 14 on.
 
     Args:
         launch: what is asked for.
