@@ -46,7 +46,7 @@ class TestARunElsewhere:
             assert all(f"line {number} of" in printed for number in range(1, lines + 1))
         both.are_ended()
         row("KILL of the task, while it runs", "synchronous", handles, "try 2 success")
-        labels = elsewhere.jobs()[0]["metadata"]["labels"]
+        labels = elsewhere.job(handles["kubernetes"])["metadata"]["labels"]
         assert (labels["mlproj/airflow-dag"], labels["mlproj/airflow-task"]) == ("killed_elsewhere", "kubernetes")
         assert [airflow.places_of(secret) for secret in (elsewhere.token, "geheim")] == [[], []]
 

@@ -145,7 +145,8 @@ class TestARunElsewhere:
         are_ended(prefect, elsewhere)
         row("KILL of the flow's process, then run again", handles, "Completed, attempt 1")
         assert "attached to attempt" in prefect.log_text(run)
-        assert elsewhere.jobs()[0]["metadata"]["labels"]["mlproj/prefect-flow-run"] == run
+        (handle,) = [handle for handle in handles if handle["backend"] == "kubernetes"]
+        assert elsewhere.job(handle)["metadata"]["labels"]["mlproj/prefect-flow-run"] == run
 
     def test_is_ended_by_the_hook_of_a_cancelled_flow_run_whose_process_was_stopped(
         self, prefect, elsewhere, serve, row

@@ -62,6 +62,10 @@ class Elsewhere:
         managed = "app.kubernetes.io/managed-by"
         return [job for job in self.cluster.store.list(JOBS) if job["metadata"]["labels"].get(managed) == "mlproj"]
 
+    def job(self, handle):
+        """The Job of a handle."""
+        return self.cluster.job(handle["ref"]["job"])
+
     def starts(self, handle):
         """How many containers, or pods, of the attempts of a handle's key were started."""
         from mlproj_core.handle import key_digest
