@@ -127,7 +127,7 @@ class TestARunOfAConnection:
         assert begun.get_status() == "FINISHED"
 
     def test_is_ended_by_the_api_server_for_a_task_that_was_marked(self, begun):
-        _end(begun.handle, "runs", None)
+        _end(begun.handle, None, "runs")
         assert begun.get_status() == "KILLED"
 
 
