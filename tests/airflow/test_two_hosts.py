@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from airflow_elsewhere import TASKS, Both
+from airflow_elsewhere import TASKS, Everywhere
 from airflow_steps import Steps
 from airflow_world import AirflowWorld
 from processes import command, pids
@@ -100,8 +100,9 @@ def test_a_run_elsewhere_is_followed_by_the_triggerer_when_its_worker_s_host_is_
 ):
     # A server on loopback is none to an engine elsewhere; by this address it is the same one.
     tracking_uri = mlflow_server.replace("127.0.0.1", "0.0.0.0")
-    both = Both(airflow, steps, elsewhere, closed_registry, elsewhere.remote_host, tracking_uri, {"network": "host"})
-    run, handles = both.begin("host_gone", seconds=40, deferrable=True)
+    remote = elsewhere.remote_host
+    everywhere = Everywhere(airflow, steps, elsewhere, closed_registry, remote, tracking_uri, {"network": "host"})
+    run, handles = everywhere.begin("host_gone", seconds=40, deferrable=True)
     for task_id in TASKS:
         airflow.wait_for_task(run, task_id, "deferred", timeout=60)
     airflow.wait_for(lambda: not any("unshare --mount" in command(pid) for pid in pids()), "a worker is left")
@@ -121,4 +122,4 @@ def test_a_run_elsewhere_is_followed_by_the_triggerer_when_its_worker_s_host_is_
         }
         record_property("table: Faults in Airflow: one run or none, and nothing left", cells)
         assert cells["starts"] == 1
-    both.are_ended()
+    everywhere.are_ended()
