@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from airflow_elsewhere import TASKS, Everywhere
+from airflow_elsewhere import TOGETHER, Everywhere
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,20 @@ def row(record_property, elsewhere):
     return put
 
 
+@pytest.fixture(params=TOGETHER, ids="-".join)
+def tasks(request):
+    """Tasks that are equal but for where they run."""
+    return request.param
+
+
 class TestARunElsewhere:
-    def test_is_found_by_the_retry_of_a_task_that_was_killed(self, airflow, elsewhere, everywhere, row, mlflow_run):
-        run, handles = everywhere.begin("killed_elsewhere", seconds=45, retries=1)
-        for task_id in TASKS:
+    def test_is_found_by_the_retry_of_a_task_that_was_killed(
+        self, airflow, elsewhere, everywhere, tasks, row, mlflow_run
+    ):
+        run, handles = everywhere.begin("killed", tasks, seconds=45, retries=1)
+        for task_id in tasks:
             os.kill(airflow.task_processes(run, task_id).runner, signal.SIGKILL)
-        for task_id in TASKS:
+        for task_id in tasks:
             airflow.wait_for_task(run, task_id, "success", try_number=2, timeout=120)
             assert airflow.xcom(run, task_id, "handle") == handles[task_id]
             assert airflow.xcom(run, task_id, "metrics") == {"score": 0.5}
@@ -46,14 +54,15 @@ class TestARunElsewhere:
             assert all(f"line {number} of" in printed for number in range(1, lines + 1))
         everywhere.are_ended()
         row("KILL of the task, while it runs", "synchronous", handles, "try 2 success")
-        labels = elsewhere.jobs()[0]["metadata"]["labels"]
-        assert (labels["mlproj/airflow-dag"], labels["mlproj/airflow-task"]) == ("killed_elsewhere", "kubernetes")
+        jobs = [job["metadata"]["labels"] for job in elsewhere.jobs()]
+        shown = [job["mlproj/airflow-task"] for job in jobs if job["mlproj/airflow-dag"] == run.dag_id]
+        assert shown == [task_id for task_id in tasks if task_id == "kubernetes"]
         assert [airflow.places_of(secret) for secret in elsewhere.secrets] == [[], [], [], []]
 
-    def test_is_ended_with_a_task_that_is_marked(self, airflow, everywhere, row):
-        run, handles = everywhere.begin("marked_elsewhere", seconds=600, retries=2)
-        for task_id in TASKS:
+    def test_is_ended_with_a_task_that_is_marked(self, airflow, everywhere, tasks, row):
+        run, handles = everywhere.begin("marked", tasks, seconds=600, retries=2)
+        for task_id in tasks:
             airflow.mark(run, task_id, "failed")
         everywhere.are_ended()
         row("marked failed", "synchronous", handles, "failed")
-        assert {airflow.task(run, task_id)["state"] for task_id in TASKS} == {"failed"}
+        assert {airflow.task(run, task_id)["state"] for task_id in tasks} == {"failed"}

@@ -5,13 +5,14 @@ import json
 from docker_world import PYTHON
 from elsewhere_world import PRINCIPAL
 
-TASKS = ("docker", "kubernetes", "databricks")
+TOGETHER = [("docker", "kubernetes"), ("databricks",)]
+"""The tasks, at most as many at once as the world runs."""
 
 EACH = """
-for task_id, where in WHERE.items():
+for task_id in {tasks!r}:
     MLProjectOperator(
         task_id=task_id, **STEP, mlflow_conn_id="tracking",
-        parameters={{"mark": "/tmp/mark", "seconds": {seconds}}}, **where{options}
+        parameters={{"mark": "/tmp/mark", "seconds": {seconds}}}, **WHERE[task_id]{options}
     )
 """
 
@@ -64,19 +65,20 @@ class Everywhere:
     def _connect(self, conn_id, **fields):
         self.airflow.ask("POST", "connections", body={"connection_id": conn_id, **fields})
 
-    def begin(self, dag_id, seconds, **options):
+    def begin(self, name, tasks, seconds, **options):
         """A run of such a DAG, whose runs are all at work; and their handles by task."""
+        dag_id = "_".join([name, *tasks])
         more = "".join(f", {name}={value}" for name, value in options.items())
-        self.steps.dag(dag_id, EACH.format(seconds=seconds, options=more), imports=self._head)
+        self.steps.dag(dag_id, EACH.format(tasks=tasks, seconds=seconds, options=more), imports=self._head)
         run = self.airflow.trigger(dag_id)
-        for task_id in TASKS:
+        for task_id in tasks:
             self.airflow.wait_for_task(run, task_id, "running", "deferred", timeout=90)
             self.airflow.wait_for(
                 lambda task_id=task_id: "line 1 of" in self.airflow.log(run, task_id),
                 lambda task_id=task_id: f"{task_id} does not begin:\n{self.airflow.log(run, task_id)}",
                 90,
             )
-        return run, {task_id: self.airflow.xcom(run, task_id, "handle") for task_id in TASKS}
+        return run, {task_id: self.airflow.xcom(run, task_id, "handle") for task_id in tasks}
 
     def are_ended(self):
         """Wait until nothing is at work."""
