@@ -58,7 +58,9 @@ class TestTrackedProtocol(ProtocolSuite):
         ]
         until(lambda: all(marker.exists() for marker in markers), world.patience)
         gate.touch()
-        handles = [world.answer(asker)["handle"] for asker in askers]
+        answers = [world.answer(asker) for asker in askers]
+        assert [answer["message"] for answer in answers if "error" in answer] == []
+        handles = [answer["handle"] for answer in answers]
         assert all(handle == handles[0] for handle in handles)
         assert mlproj_core.attach(handles[0]).wait()
         filter_string = f"tags.`mlproj.attempt` = '{RunHandle.from_dict(handles[0]).tag}'"

@@ -8,6 +8,7 @@ from databricks.sdk.service.workspace import ImportFormat
 from databricks_client import client_of, submit, task
 from databricks_server import USER
 from git_world import commit, git, repository
+from package_world import wheel
 from waiting import wait_for
 
 HOME = f"/Workspace/Users/{USER}"
@@ -52,8 +53,7 @@ class TestATask:
         file = put("import sys\nprint(sys.argv, __name__)\nprint('aside', file=sys.stderr)\n")
         found, output = run(live_workspace, client, task(file, "a", "b c", "$HOME; 'x'"))
         assert found.state.result_state is jobs.RunResultState.SUCCESS
-        assert output.logs.splitlines()[0] == f"{[file, 'a', 'b c', '$HOME; ' + repr('x')]} __main__"
-        assert "aside" in output.logs
+        assert output.logs == f"{[file, 'a', 'b c', '$HOME; ' + repr('x')]} __main__\naside\n"
 
     def test_sees_the_workspaces_files(self, live_workspace, client, put):
         volume = live_workspace.volumes.add("main", "ml", "code")
@@ -80,6 +80,11 @@ class TestATask:
         volume = live_workspace.volumes.add("main", "ml", "data")
         run(live_workspace, client, task(put(f"open('{volume}/made', 'w').write('text')")))
         assert client.files.get_metadata(f"{volume}/made").content_length == 4
+
+    def test_has_what_else_a_test_binds(self, live_workspace, client, put, tmp_path):
+        live_workspace.runtime.binds.append(f"{tmp_path}:{tmp_path}")
+        run(live_workspace, client, task(put(f"open('{tmp_path}/mark', 'w').write('here')")))
+        assert (tmp_path / "mark").read_text() == "here"
 
     def test_is_in_a_clean_place(self, live_workspace, client, put):
         _, output = run(live_workspace, client, task(put("import os\nprint(sorted(os.environ), os.getcwd())")))
@@ -150,6 +155,61 @@ class TestASecret:
         environments = [{"environment_key": "x", "spec": {"environment_version": "4"}}]
         _, output = run(live_workspace, client, task(file, environment_key="x"), environments=environments)
         assert "Scope ml does not exist!" in output.error
+
+
+class TestALibrary:
+    def test_of_a_task_is_installed_before_it_begins(self, live_workspace, client, put, tmp_path):
+        volume = live_workspace.volumes.add("main", "ml", "code")
+        file = wheel(tmp_path / "wheels", "helper")
+        client.files.upload(f"{volume}/{file.name}", io.BytesIO(file.read_bytes()))
+        live_workspace.add_cluster("1128-1")
+        one = task(put("import helper\nprint(helper.version)"), existing_cluster_id="1128-1")
+        _, output = run(live_workspace, client, {**one, "libraries": [{"whl": f"{volume}/{file.name}"}]})
+        assert output.logs == "1.0\n"
+
+    def test_of_an_environment_is_too(self, live_workspace, client, put, tmp_path):
+        volume = live_workspace.volumes.add("main", "ml", "code")
+        file = wheel(tmp_path / "wheels", "helper", "2.0")
+        client.files.upload(f"{volume}/{file.name}", io.BytesIO(file.read_bytes()))
+        spec = {"environment_version": "4", "dependencies": [f"{volume}/{file.name}"]}
+        one = task(put("import helper\nprint(helper.version)"), environment_key="x")
+        _, output = run(live_workspace, client, one, environments=[{"environment_key": "x", "spec": spec}])
+        assert output.logs == "2.0\n"
+
+    def test_that_is_not_there_is_an_error(self, live_workspace, client, put):
+        libraries = [{"pypi": {"package": "there is no such thing"}}]
+        found, _ = run(live_workspace, client, task(put("print('here')"), libraries=libraries))
+        details = found.tasks[0].status.termination_details
+        assert details.code is jobs.TerminationCodeCode.LIBRARY_INSTALLATION_ERROR
+
+
+class TestASession:
+    def test_is_in_the_tasks_own_process(self, live_workspace, client, put):
+        file = put("import os, subprocess\nprint(spark.pid == os.getpid(), bool(spark.version), dbutils is not None)")
+        _, output = run(live_workspace, client, task(file))
+        assert output.logs == "True True True\n"
+
+    def test_knows_the_workspace_unless_the_cluster_is_shared(self, live_workspace, client, put):
+        file = put(
+            "context = dbutils.notebook.entry_point.getDbutils().notebook().getContext()\n"
+            "print(context.apiUrl().get(), len(context.apiToken().get()))"
+        )
+        _, output = run(live_workspace, client, task(file))
+        assert output.logs == f"{live_workspace.host} 36\n"
+        shared = {**cluster(), "data_security_mode": "USER_ISOLATION"}
+        _, output = run(live_workspace, client, task(file, new_cluster=shared))
+        assert "is not whitelisted" in output.error
+
+    def test_copies_from_dbfs_where_that_is_not_mounted(self, live_workspace, client, put):
+        with client.dbfs.open("/mlproj/a", write=True) as file:
+            file.write(b"x" * (1 << 20) + b"end")
+        live_workspace.runtime.has_dbfs = False
+        file = put(
+            "import os\nprint(os.path.exists('/dbfs'))\ndbutils.fs.cp('dbfs:/mlproj/a', 'file:/tmp/a')\n"
+            "print(os.path.getsize('/tmp/a'))"
+        )
+        _, output = run(live_workspace, client, task(file))
+        assert output.logs == f"False\n{(1 << 20) + 3}\n", output.error_trace
 
 
 class TestARepository:

@@ -87,6 +87,17 @@ class Dbfs:
         if target.exists():
             self._tree.delete(path)
 
+    def move(self, body):
+        check_fields(body, source_path=str, destination_path=str)
+        source = self._there({"path": body.get("source_path")})
+        target = self._tree.at(self._path({"path": body.get("destination_path")}))
+        if target.exists():
+            raise Refusal(
+                400, "RESOURCE_ALREADY_EXISTS", f"A file or directory already exists at the input path {target.name}."
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._tree.at(source).rename(target)
+
     def _status(self, path):
         target = self._tree.at(path)
         size = 0 if target.is_dir() else target.stat().st_size

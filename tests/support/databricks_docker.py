@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import docker
+from databricks_libraries import NotInstalled, install
 from databricks_refusals import Refusal
 from databricks_run import CANCELLED, SUCCESS, Ending, workload_failed
 from databricks_scripted import invalid_cluster
@@ -30,12 +31,17 @@ class DockerRuntime:
         engine: an `Engine` with the image.
         directory: of the host, for what drivers tell.
         image: has a `python3`.
+        binds: what else of the host the containers have, as `PATH:PATH`.
+
+    Attributes:
+        has_dbfs: whether clusters have DBFS at /dbfs; serverless compute never has.
     """
 
     workspace = None
 
-    def __init__(self, engine, directory, image=PYTHON):
-        self.engine, self.directory, self.image = engine, Path(directory), image
+    def __init__(self, engine, directory, image=PYTHON, binds=()):
+        self.engine, self.directory, self.image, self.binds = engine, Path(directory), image, list(binds)
+        self.has_dbfs = True
         with engine.client() as client:
             self._version = client.api_version
 
@@ -43,22 +49,32 @@ class DockerRuntime:
         """Returns: the task's `Ending`."""
         directory = self.directory / str(job.task.run_id)
         directory.mkdir(parents=True)
+        token = self.workspace.access.new_token(job.run.user, "dkea")
         try:
-            file = self._file(job)
-            variables = self._variables(job)
+            self._prepare(job, directory, token)
+            arguments = [self._file(job, directory), *(job.python.get("parameters") or ())]
+            with self._client() as client:
+                return self._work(client, job, directory, arguments)
         except Refusal as refusal:
             return invalid_cluster(refusal.message)
+        except NotInstalled as error:
+            said = f"Library installation failed: {error}"
+            return Ending("FAILED", "LIBRARY_INSTALLATION_ERROR", "CLIENT_ERROR", said, "INTERNAL_ERROR")
         except _NoCheckout as error:
             said = f"Failed to checkout Git repository: {error}"
             return Ending("FAILED", "REPOSITORY_CHECKOUT_FAILED", "CLIENT_ERROR", said, "INTERNAL_ERROR")
-        token = self.workspace.access.new_token(job.run.user, "dkea")
-        (directory / "context.json").write_text(json.dumps({"host": self.workspace.host, "token": token}))
-        (directory / "end.json").touch()
-        try:
-            with self._client() as client:
-                return self._work(client, job, directory, [file, *(job.python.get("parameters") or ())], variables)
         finally:
             del self.workspace.access.tokens[token]
+
+    def _prepare(self, job, directory, token):
+        """What the driver has beside the workspace's files."""
+        standard = ("USER_ISOLATION", "DATA_SECURITY_MODE_STANDARD")
+        shared = (job.task.submission.get("new_cluster") or {}).get("data_security_mode") in standard
+        context = {"host": self.workspace.host, "token": token, "shared": shared}
+        (directory / "context.json").write_text(json.dumps(context))
+        (directory / "end.json").touch()
+        (directory / "libraries").mkdir()
+        install(job, directory / "libraries", self._on_host)
 
     def stop(self):
         """Remove what is left."""
@@ -82,14 +98,27 @@ class DockerRuntime:
         finally:
             client.close()
 
-    def _file(self, job):
+    def _on_host(self, path):
+        """Where a file of the workspace lies."""
+        path = path.removeprefix("dbfs:").removeprefix("file:")
+        for root, part in (("/Volumes/", self.workspace.volumes), ("/Workspace/", self.workspace.objects)):
+            if path.startswith(root):
+                return part.directory / path.removeprefix(root)
+        return self.workspace.dbfs.directory / path.removeprefix("/dbfs").strip("/")
+
+    def _file(self, job, directory):
         """Where the driver finds the task's file."""
         file = job.python["python_file"]
         if job.python.get("source") == "GIT" or (job.python.get("source") is None and job.run.body.get("git_source")):
             return f"{self._check_out(job)}/{file}"
         if file.startswith("dbfs:"):
             path = file.removeprefix("dbfs:")
-            return path if path.startswith("/Volumes/") else f"/dbfs{path}"
+            if path.startswith("/Volumes/"):
+                return path
+            if not self.has_dbfs and self._on_host(file).is_file():  # which a driver reads by a client of its own
+                shutil.copyfile(self._on_host(file), directory / "main.py")
+                return "/databricks/main.py"
+            return f"/dbfs{path}"
         file = file.removeprefix("file:")
         return file if file.startswith(("/Workspace/", "/Volumes/", "/dbfs/")) else f"/Workspace{file}"
 
@@ -115,7 +144,7 @@ class DockerRuntime:
         serverless = bool(job.task.submission.get("environment_key"))
         own = {
             "DATABRICKS_RUNTIME_VERSION": "client.4.9" if serverless else "16.4",
-            "PYTHONPATH": "/databricks/spark/python",  # what a task starts inherits it
+            "PYTHONPATH": "/databricks/libraries:/databricks/spark/python",  # what a task starts inherits it
             "PYTHONUNBUFFERED": "1",
             "HOME": "/root",
             "SPARK_HOME": "/databricks/spark",
@@ -123,17 +152,21 @@ class DockerRuntime:
         }
         return {**own, **{name: self.workspace.secrets.resolve(text) for name, text in job.variables.items()}}
 
-    def _work(self, client, job, directory, arguments, variables):
+    def _work(self, client, job, directory, arguments):
         workspace = self.workspace
         binds = [
             f"{workspace.volumes.directory}:/Volumes", f"{workspace.objects.directory}:/Workspace",
-            f"{workspace.dbfs.directory}:/dbfs", f"{DRIVER}:/databricks/python-stand-in:ro",
+            f"{DRIVER}:/databricks/python-stand-in:ro", f"{directory}/libraries:/databricks/libraries:ro",
             f"{directory}/context.json:/databricks/context.json:ro", f"{directory}/end.json:/databricks/end.json",
+            *self.binds,
+            *([f"{directory}/main.py:/databricks/main.py:ro"] if (directory / "main.py").exists() else []),
         ]  # fmt: skip
+        if self.has_dbfs and not job.task.submission.get("environment_key"):
+            binds.append(f"{workspace.dbfs.directory}:/dbfs")
         container = client.create_container(
             self.image,
             command=["python3", "-B", "/databricks/python-stand-in/driver.py", *arguments],
-            environment=variables,
+            environment=self._variables(job),
             working_dir=HOME,
             labels={LABEL: str(job.task.run_id)},
             host_config=client.create_host_config(binds=binds, network_mode="host", init=False),

@@ -83,11 +83,11 @@ class Runs:
         return self.by_id.get(self.tokens.get(token))
 
     def newest(self):
-        return max(self.by_id.values(), key=lambda run: run.created)
+        return max(list(self.by_id.values()), key=lambda run: run.created)
 
     @property
     def active(self):
-        return [run for run in self.by_id.values() if not run.over]
+        return [run for run in list(self.by_id.values()) if not run.over]
 
     def wait_until(self, condition, timeout=60):
         """Wait until something is true, which is looked at whenever a run changes."""

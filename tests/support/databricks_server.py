@@ -286,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "cluster_source": "UI",
                 "creator_user_name": USER,
             }
-        for run in runs.by_id.values():
+        for run in list(runs.by_id.values()):
             for task in run.tasks:
                 if task.cluster_id == asked:
                     states = {"PENDING": "PENDING", "RUNNING": "RUNNING", "TERMINATING": "TERMINATING"}
@@ -360,7 +360,7 @@ def _routes():
     yield "GET", f"{tree}/list", lambda h: h.server.objects.list(h.query)
     yield "POST", f"{tree}/mkdirs", lambda h: h.server.objects.make_directories(h.given())
     yield "POST", f"{tree}/delete", lambda h: h.server.objects.delete(h.given())
-    for name in ("put", "create", "add_block", "close", "delete"):
+    for name in ("put", "create", "add_block", "close", "delete", "move"):
         yield "POST", f"{dbfs}/{name.replace('_', '-')}", lambda h, name=name: getattr(h.server.dbfs, name)(h.given())
     yield "POST", f"{dbfs}/mkdirs", lambda h: h.server.dbfs.make_directories(h.given())
     yield "GET", f"{dbfs}/read", lambda h: h.server.dbfs.read(h.query)

@@ -72,8 +72,9 @@ def _check_compute(task, environments, clusters):
                 "Libraries field is not supported for serverless task, please specify libraries in environment."
             )
         spec = environments[task["environment_key"]] or {}
-        if spec.get("client") is None and spec.get("environment_version") is None:
-            raise invalid("The environment's spec must have an environment_version (or client).")
+        named = [name for name in ("environment_version", "client", "base_environment") if spec.get(name) is not None]
+        if len(named) != 1:
+            raise invalid("Either environment_version (or client) or base_environment must be provided.")
     elif named == ["existing_cluster_id"]:
         if task["existing_cluster_id"] not in clusters:
             raise no_such_cluster(task["existing_cluster_id"])

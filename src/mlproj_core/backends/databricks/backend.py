@@ -99,7 +99,7 @@ class DatabricksBackend:
         experiment_id = tracking.resolve_experiment(new_run.experiment_name, new_run.experiment_id)
         ref = reference(workspace, claim, *_tracked(tracking, experiment_id))
         handle = RunHandle(self.name, claim.key, claim.attempt, "", ref)
-        return DatabricksHold(workspace, handle, claim, tracking, lambda _: work)
+        return DatabricksHold(workspace, handle, claim, tracking, lambda _: work, self._config.tags)
 
     def _tombstone(self, workspace: Workspace, claim: Claim) -> DatabricksHold | None:
         tracking = connect(self._ledger.tracking_uri)
@@ -127,7 +127,7 @@ class DatabricksBackend:
         claim = mark.claim or Claim(handle.key, handle.attempt, None, "", created_at=time.time())
         handle = replace(handle, run_id=mark.record.run_id)
         prepare = lambda launch: self._prepare(workspace, claim, launch)  # noqa: E731
-        return DatabricksHold(workspace, handle, claim, connect(handle.ref["tracking_uri"]), prepare)
+        return DatabricksHold(workspace, handle, claim, connect(handle.ref["tracking_uri"]), prepare, self._config.tags)
 
     def _prepare(self, workspace: Workspace, claim: Claim, launch: Launch) -> Work:
         from mlproj_core.backends.databricks.work import prepare

@@ -11,24 +11,39 @@ import hashlib
 import io
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, cast
 
 from mlproj_core.backends.databricks.places import NotAllowed, Place, place_of
 from mlproj_core.backends.databricks.workspace import Workspace
-from mlproj_core.errors import UserError
+from mlproj_core.errors import MlprojError, UserError
 from mlproj_core.report import Report, log
 
-__all__ = ["ARCHIVES", "OLDEST", "Removed", "Upload", "archive_of", "clean", "default_roots", "text_file", "upload"]
+__all__ = [
+    "ARCHIVES",
+    "KEPT",
+    "OLDEST",
+    "Removed",
+    "Upload",
+    "archive_of",
+    "clean",
+    "default_roots",
+    "text_file",
+    "upload",
+]
 
 ARCHIVES, TASKS, PLANS = "code", "tasks", "plans"
 """Directories below a root."""
 
 OLDEST: Final = 3 * 86_400.0
 """Seconds that a file is kept at least: a run may wait in a queue for two days before it reads it."""
+
+KEPT: Final = 30 * 86_400.0
+"""Seconds for which a file is kept that no run uses."""
 
 _REFRESH: Final = 86_400.0
 
@@ -112,7 +127,7 @@ def upload(
 ) -> tuple[str, ...]:
     """Put files in the first root that takes all of them; their paths there.
 
-    What is there already is not sent again.
+    What is there already is not sent again. Where code is sent, what no run has used for `KEPT` is removed.
 
     Args:
         workspace: where the run is to be.
@@ -128,13 +143,15 @@ def upload(
     for root in roots:
         place = place_of(root, workspace)
         try:
-            for file in files:
-                _bring(place, root, file, report)
+            sent = [file for file in files if _bring(place, root, file, report)]
         except NotAllowed as error:
             refusals.append(f"{root}: {error}")
             if len(refusals) < len(roots):
                 report(f"{root} takes no files ({error}): trying {roots[len(refusals)]}")
             continue
+        if any(file.name.startswith(f"{ARCHIVES}/") for file in sent):
+            with suppress(MlprojError):  # another run will do it
+                deque(clean(workspace, [root], KEPT), maxlen=0)
         return tuple(f"{root}/{file.name}" for file in files)
     reasons = "".join(f"\n  {refusal}" for refusal in refusals)
     raise UserError(
@@ -143,7 +160,8 @@ def upload(
     )
 
 
-def _bring(place: Place, root: str, file: Upload, report: Report) -> None:
+def _bring(place: Place, root: str, file: Upload, report: Report) -> bool:
+    """Put a file there; whether it had to be sent."""
     path = f"{root}/{file.name}"
     if place.longest is not None and file.size > place.longest:
         raise NotAllowed(
@@ -151,11 +169,12 @@ def _bring(place: Place, root: str, file: Upload, report: Report) -> None:
         )
     stored = place.stat(path)
     if stored is not None and stored.size in (None, file.size) and time.time() - stored.changed < _REFRESH:
-        return
-    if file.name.startswith(ARCHIVES):
+        return False
+    if file.name.startswith(f"{ARCHIVES}/"):
         report(f"uploading the project's code to {path} ({_megabytes(file.size)})")
     with file.open() as content:
         place.put(path, content)
+    return True
 
 
 def clean(workspace: Workspace, roots: Sequence[str], older_than: float, *, dry_run: bool = False) -> Iterator[Removed]:
@@ -189,7 +208,7 @@ def clean(workspace: Workspace, roots: Sequence[str], older_than: float, *, dry_
                 yield Removed(path, stored.size)
 
 
-class _Measured(io.RawIOBase, BinaryIO):  # type: ignore[misc]
+class _Measured(io.RawIOBase, BinaryIO):
     """A file that is measured while it is written, to another one or to nowhere."""
 
     def __init__(self, file: IO[bytes] | None = None) -> None:

@@ -306,6 +306,8 @@ def _contradictions(spec: Mapping[str, Any], at: str) -> Iterator[str]:
         yield f"{at} needs a 'spark_version', such as '16.4.x-cpu-ml-scala2.13' (or a 'policy_id' that sets it)"
     if "num_workers" in spec and "autoscale" in spec:
         yield f"{at} has both 'num_workers' and 'autoscale'; leave one out"
+    if not spec.keys() & {"num_workers", "autoscale", "is_single_node", "policy_id"}:
+        yield f"{at} needs its size: 'num_workers', 'autoscale', or 'is_single_node': true"
     if "node_type_id" in spec and "instance_pool_id" in spec:
         yield f"{at} has both 'node_type_id' and 'instance_pool_id', whose nodes have a type; leave one out"
     named = ("node_type_id", "instance_pool_id", "policy_id", "worker_node_type_flexibility", "kind", "is_single_node")

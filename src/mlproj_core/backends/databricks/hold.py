@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,7 @@ class DatabricksHold:
         claim: what is claimed.
         tracking: where its MLflow run is, or will be.
         prepare: makes what is to be submitted, from the launch.
+        tags: what else its MLflow run is tagged with.
     """
 
     def __init__(
@@ -44,16 +44,17 @@ class DatabricksHold:
         claim: Claim,
         tracking: Tracking,
         prepare: Callable[[Launch], Work],
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         self._workspace, self._claim, self._tracking = workspace, claim, tracking
-        self._prepare = prepare
+        self._prepare, self._tags = prepare, tags or {}
         self._record: Record | None = None
         self.handle = handle
 
     @property
     def tags(self) -> Mapping[str, str]:
         """The claim, so that whoever creates the MLflow run has claimed the attempt."""
-        return claim_tags(self._claim)
+        return {**self._tags, **claim_tags(self._claim)}
 
     def record(self, record: Record) -> None:
         """Keep the record, and the claim of whoever created the MLflow run."""
@@ -169,12 +170,9 @@ def without_run(ref: Mapping[str, Any]) -> dict[str, Any]:
 def claim_and_record(run: Mapping[str, Any]) -> tuple[Claim, Record] | None:
     """What the arguments of a run's task say of it; None if the run is not one of ours."""
     from mlproj_core.backends.databricks.states import task_of
-    from mlproj_core.backends.databricks.task import read_arguments
+    from mlproj_core.backends.databricks.task import read_task
 
-    task = task_of(run).get("spark_python_task") or {}
-    with suppress(ValueError, KeyError, TypeError):
-        return read_arguments(list(task.get("parameters") or ()))
-    return None
+    return read_task(task_of(run))
 
 
 def _forgotten(handle: RunHandle) -> Outcome:

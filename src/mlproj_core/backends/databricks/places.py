@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,10 +12,16 @@ from email.utils import parsedate_to_datetime
 from typing import BinaryIO, Protocol, TypeVar
 
 from mlproj_core.backends.databricks.workspace import Workspace
+from mlproj_core.errors import ContactLost
 
 __all__ = ["Dbfs", "NotAllowed", "Place", "Stored", "Volume", "WorkspaceFiles", "place_of"]
 
 _T = TypeVar("_T")
+
+_TRIES = 5
+
+_PATIENCE, _LONGEST_PAUSE = 90.0, 10.0
+"""Seconds for which a file is sent again where the client does not say, and between two tries at most."""
 
 
 class NotAllowed(Exception):
@@ -81,7 +89,7 @@ class Volume:
             self._files.create_directory(_directory(path))
             self._files.upload(path, file, overwrite=True)
 
-        _put(self._workspace, path, put)
+        _put(self._workspace, path, file, put)
 
     def files(self, directory: str) -> list[Stored]:
         """See `Place`."""
@@ -100,8 +108,8 @@ class Volume:
 class WorkspaceFiles:
     """Files in the tree of the workspace, by the Workspace API."""
 
-    longest: int | None = 10_000_000
-    """`MAX_NOTEBOOK_SIZE_EXCEEDED` of `workspace/import`."""
+    longest: int | None = 500_000_000
+    """Of a file that comes as a form; as JSON the API takes 10 MB."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace, self._files = workspace, workspace.client.workspace
@@ -119,7 +127,7 @@ class WorkspaceFiles:
             self._files.mkdirs(_directory(path))
             self._files.upload(path, file, format=ImportFormat.AUTO, overwrite=True)
 
-        _put(self._workspace, path, put)
+        _put(self._workspace, path, file, put)
 
     def files(self, directory: str) -> list[Stored]:
         """See `Place`."""
@@ -161,7 +169,7 @@ class Dbfs:
 
             self._files.mkdirs(_directory(final))
             try:
-                self._files.upload(draft, file, overwrite=True)
+                self._upload(draft, file)
                 with suppress(NotFound):
                     self._files.delete(final)
                 self._files.move(draft, final)
@@ -172,7 +180,17 @@ class Dbfs:
                 if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
                     raise
 
-        _put(self._workspace, path, put)
+        _put(self._workspace, path, file, put)
+
+    def _upload(self, path: str, file: BinaryIO) -> None:
+        """Write a file until it is whole: a block whose answer is lost is sent again by the SDK, and is there twice."""
+        size = file.seek(0, io.SEEK_END)
+        for _ in range(_TRIES):
+            file.seek(0)
+            self._files.upload(path, file, overwrite=True)
+            if self._files.get_status(path).file_size == size:
+                return
+        raise ContactLost(f"{path} did not arrive as it was sent, though it was sent {_TRIES} times.")
 
     def files(self, directory: str) -> list[Stored]:
         """See `Place`."""
@@ -210,24 +228,32 @@ def _ask(workspace: Workspace, doing: str, ask: Callable[[], _T]) -> _T | None:
             raise
 
 
-def _put(workspace: Workspace, path: str, put: Callable[[], None]) -> None:
+def _put(workspace: Workspace, path: str, file: BinaryIO, put: Callable[[], None]) -> None:
+    """Write a file, and try again where the SDK does not: of a form it sends the same stream no second time."""
     from databricks.sdk import errors
     from databricks.sdk.errors.base import DatabricksError
+    from requests.exceptions import ConnectionError as Broken
 
-    passing = (
-        errors.Unauthenticated,
-        errors.TooManyRequests,
-        errors.InternalError,
-        errors.TemporarilyUnavailable,
-        errors.DeadlineExceeded,
-    )
+    passing = (errors.TooManyRequests, errors.TemporarilyUnavailable)
+    lasting = (errors.Unauthenticated, errors.InternalError, errors.DeadlineExceeded)
+    end = time.monotonic() + (workspace.client.config.retry_timeout_seconds or _PATIENCE)
+    pause = 1.0
     with workspace.contact(f"write {path}"):
-        try:
-            put()
-        except DatabricksError as error:
-            if isinstance(error, passing):
+        while True:
+            file.seek(0)
+            try:
+                put()
+                return
+            except (*passing, Broken) as error:
+                wait = float(getattr(error, "retry_after_secs", None) or pause)
+                if time.monotonic() + wait > end:
+                    raise
+                time.sleep(wait)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            except lasting:
                 raise
-            raise NotAllowed(" ".join(str(error).split()).rstrip(".")[:500] or type(error).__name__) from error
+            except DatabricksError as error:
+                raise NotAllowed(" ".join(str(error).split()).rstrip(".")[:500] or type(error).__name__) from error
 
 
 def _name(path: str | None) -> str:

@@ -73,7 +73,7 @@ def read_task(task: Mapping[str, Any]) -> tuple[Claim, Record] | None:
         if VARIABLE in variables:
             return _read(variables[VARIABLE])
         return read_arguments(list(parameters))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError):
         return None
 
 
@@ -81,7 +81,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[Claim, Record]:
     """The claim and the record that `write_arguments` wrote.
 
     Raises:
-        ValueError, KeyError, TypeError: it did not write these.
+        ValueError, LookupError, TypeError: it did not write these.
     """
     return _read(arguments[arguments.index(_CLAIM) + 1])
 

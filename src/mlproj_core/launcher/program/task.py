@@ -24,6 +24,7 @@ import base64
 import codecs
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import runpy
@@ -268,9 +269,7 @@ def utilities() -> Any:
     """Databricks' `dbutils`."""
     if "dbutils" in globals():
         return globals()["dbutils"]
-    from databricks.sdk.runtime import dbutils
-
-    return dbutils
+    return importlib.import_module("databricks.sdk.runtime").dbutils
 
 
 def secret(scope: str, key: str) -> str:
@@ -289,18 +288,14 @@ def credentials(environ: Mapping[str, str]) -> dict[str, str]:
     """
     if environ.get("DATABRICKS_HOST") and (environ.get("DATABRICKS_TOKEN") or environ.get("DATABRICKS_CLIENT_ID")):
         return {}
-    try:
+    with contextlib.suppress(Exception):  # clusters of shared access mode do not allow it
         context = utilities().notebook.entry_point.getDbutils().notebook().getContext()
         return {"DATABRICKS_HOST": str(context.apiUrl().get()), "DATABRICKS_TOKEN": str(context.apiToken().get())}
-    except Exception:  # clusters of shared access mode do not allow it
-        say("the session's context gives no credentials for the workspace: asking the SDK")
     try:
-        from databricks.sdk.core import Config
-
-        config = Config()
-        scheme, _, token = config.authenticate()["Authorization"].partition(" ")
-        if config.host and scheme == "Bearer":
-            return {"DATABRICKS_HOST": str(config.host), "DATABRICKS_TOKEN": token}
+        host, headers = importlib.import_module("databricks.sdk.runtime").init_runtime_native_auth()
+        scheme, _, token = headers()["Authorization"].partition(" ")
+        if scheme == "Bearer":
+            return {"DATABRICKS_HOST": str(host), "DATABRICKS_TOKEN": token}
     except Exception as error:
         say(f"warning: MLflow gets no credentials for the workspace: {' '.join(str(error).split())[:300]}")
     return {}
