@@ -31,7 +31,7 @@ class TestTrackedProtocol(ProtocolSuite):
         asker, go_on = world.paused_asker(instant, arguments={"key": "k", "turn": 1})
         protocol.cancel_key(load_backend(world.backend), "k", (1,), print)
         go_on()
-        run = mlproj_core.attach(world.answer(asker)["handle"])
+        run = mlproj_core.attach(world.handle(asker))
         run.wait()
         assert run.get_status() == "KILLED"
         assert world.starts() == 0
@@ -58,9 +58,7 @@ class TestTrackedProtocol(ProtocolSuite):
         ]
         until(lambda: all(marker.exists() for marker in markers), world.patience)
         gate.touch()
-        answers = [world.answer(asker) for asker in askers]
-        assert [answer["message"] for answer in answers if "error" in answer] == []
-        handles = [answer["handle"] for answer in answers]
+        handles = [world.handle(asker) for asker in askers]
         assert all(handle == handles[0] for handle in handles)
         assert mlproj_core.attach(handles[0]).wait()
         filter_string = f"tags.`mlproj.attempt` = '{RunHandle.from_dict(handles[0]).tag}'"

@@ -64,6 +64,20 @@ class Faults:
         """Answer late."""
         self._add(lambda: time.sleep(seconds), **where)
 
+    def pause(self, **where):
+        """Keep a request, or its answer if it comes `after` it took effect, until somebody lets it go on.
+
+        Returns: two events: it is there, and what is to be set.
+        """
+        there, gate = threading.Event(), threading.Event()
+
+        def act():
+            there.set()
+            gate.wait(120)
+
+        self._add(act, **where)
+        return there, gate
+
     def clear(self):
         """Let everything go well again."""
         with self._guard:
