@@ -8,7 +8,8 @@ from pathlib import Path
 
 import kubernetes.client
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, literal
+from airflow.serialization.serialized_objects import DagSerialization
 from databricks_scripted import Script as TaskScript
 from databricks_scripted import ScriptedRuntime
 from databricks_server import Workspace
@@ -256,6 +257,19 @@ class TestAConnectionToAWorkspace:
         assert '"databricks_conn_id": "triggered"' in stored
         assert workspace.token not in stored
 
+    def test_goes_with_references_to_secrets_that_airflow_does_not_render(self):
+        reference = "{{secrets/mlproj/key}}"
+        given = {
+            "backend_config": {"spark_env_vars": {"KEY": literal(reference)}},
+            "env_vars": {"KEY": literal(reference)},
+        }
+        with DAG("d") as dag:
+            task = MLProjectOperator(task_id="t", uri="p", backend="databricks", **given)
+        assert DagSerialization.to_dict(dag)
+        task.render_template_fields({"task": task, "dag": dag})
+        assert task.env_vars.values == {"KEY": reference}
+        assert settings_of(task) == {"spark_env_vars": {"KEY": reference}}
+
     def test_needs_neither_the_provider_nor_for_a_parse_the_sdk(self, connection):
         connection("plain", conn_type="databricks", host="dbc-1.cloud.databricks.com", password="x")
         program = """
@@ -337,8 +351,6 @@ class TestAConnectionToARegistry:
             _docker_auth(task)
 
     def test_leaves_no_secret_with_the_task(self, connection):
-        from airflow.serialization.serialized_objects import DagSerialization
-
         connection("registry", **self.LOGIN)
         with DAG("d") as dag:
             task = MLProjectOperator(task_id="t", uri="p", docker_conn_id="registry")
