@@ -15,6 +15,7 @@ from databricks_scripted import ScriptedRuntime
 from databricks_server import Workspace
 from kubernetes_cluster import Cluster
 from kubernetes_runtime import Script
+from mlflow_world import free_port
 
 from airflow_mlproj import MLProjectOperator, MLProjectRunSensor, MLProjectRunTrigger
 from airflow_mlproj.connections import (
@@ -26,12 +27,12 @@ from airflow_mlproj.connections import (
 )
 from airflow_mlproj.plugin import _end
 from airflow_mlproj.request import _docker_auth, settings_of
-from mlproj_core import submit
+from mlproj_core import attach, submit
 from mlproj_core.backends.databricks.connect import forget_workspaces
 from mlproj_core.backends.databricks.credentials import Credentials
 from mlproj_core.backends.databricks.poll import stop_polling
 from mlproj_core.backends.kubernetes.watch import stop_watching
-from mlproj_core.errors import UserError
+from mlproj_core.errors import ContactLost, UserError
 from mlproj_core.handle import RunHandle
 
 
@@ -240,6 +241,13 @@ class TestAConnectionToAWorkspace:
             backend.find("a key")
         assert "dapi-expired" not in str(caught.value)
 
+    def test_whose_workspace_is_out_of_reach_says_nothing_of_the_run(self, connection, monkeypatch):
+        monkeypatch.setattr("mlproj_core.backends.databricks.connect.PATIENCE", 1)
+        place = {"schema": "http", "host": "127.0.0.1", "port": free_port()}
+        connection("away", conn_type="databricks", **place, **PRINCIPAL, extra={"service_principal_oauth": True})
+        with pytest.raises(ContactLost, match="out of reach"):
+            backend_for("databricks", databricks_conn_id="away")
+
     def test_is_for_the_backend_databricks_only(self):
         with pytest.raises(UserError, match=r"is for runs on Databricks.*add backend='databricks'"):
             backend_for("kubernetes", databricks_conn_id="prod")
@@ -318,6 +326,18 @@ class TestARunInAWorkspace:
 
         assert asyncio.run(asyncio.wait_for(follow(), 60)) == {"cursor": trigger.cursor, "timed_out": False}
         assert begun.get_status() == "FINISHED"
+
+    def test_is_waited_for_with_what_the_connection_says_now(self, workspace, leads_into, begun):
+        def attached():
+            return attach(begun.handle, backend=backend_for("databricks", databricks_conn_id="runs"))
+
+        assert not attached().wait(timeout=2.5)
+        leads_into("runs", password=workspace.token)
+        workspace.access.clients.clear()
+        for token in [token for token, user in workspace.access.tokens.items() if user == "principal"]:
+            del workspace.access.tokens[token]
+        workspace.runtime.gate.set()
+        assert attached().wait(timeout=60)
 
     def test_is_waited_for_by_a_sensor(self, workspace, begun):
         sensor = MLProjectRunSensor(task_id="s", handle=begun.handle.to_dict(), databricks_conn_id="runs")
