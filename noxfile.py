@@ -109,7 +109,8 @@ def airflow(session: nox.Session) -> None:
     groups = (*GROUPS["test"], *GROUPS["containers"])
     install(session, *groups, *DEPENDENCIES, *AIRFLOW, *beside(), constraints="airflow")
     session.run("uv", "pip", "check", silent=True)
-    test(session, "tests/airflow")
+    # Each of the two has an Airflow of its own, which waits more than it works.
+    test(session, "--numprocesses=2", "--dist=loadfile", "tests/airflow")
 
 
 @nox.session(requires=["mlflow"])

@@ -54,9 +54,9 @@ class TestARunElsewhere:
             assert all(f"line {number} of" in printed for number in range(1, lines + 1))
         everywhere.are_ended()
         row("KILL of the task, while it runs", "synchronous", handles, "try 2 success")
-        jobs = [job["metadata"]["labels"] for job in elsewhere.jobs()]
-        shown = [job["mlproj/airflow-task"] for job in jobs if job["mlproj/airflow-dag"] == run.dag_id]
-        assert shown == [task_id for task_id in tasks if task_id == "kubernetes"]
+        for job in [elsewhere.job(handle) for handle in handles.values() if handle["backend"] == "kubernetes"]:
+            labels = job["metadata"]["labels"]
+            assert (labels["mlproj/airflow-dag"], labels["mlproj/airflow-task"]) == (run.dag_id, "kubernetes")
         assert [airflow.places_of(secret) for secret in elsewhere.secrets] == [[], [], [], []]
 
     def test_is_ended_with_a_task_that_is_marked(self, airflow, everywhere, tasks, row):

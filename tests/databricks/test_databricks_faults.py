@@ -44,7 +44,7 @@ class TestASubmitterThatIsKilled:
     def test_leaves_one_run_to_the_next(self, world, step, turn):
         there, gate = world.workspace.faults.pause(**STEPS[step])
         asker = world.asker(arguments={"key": "k", "turn": 1})
-        assert there.wait(60)
+        assert there.wait(world.patience)
         asker.send_signal(signal.SIGKILL)
         asker.wait()
         gate.set()
@@ -76,7 +76,7 @@ class TestAnAnswerThatIsLost:
     def test_to_anything_else_is_asked_for_again(self, world, path):
         world.workspace.faults.lose(on=path, times=1)
         run = world.submit(key="k")
-        assert run.wait()
+        assert run.wait(), run.reason
         assert world.starts() == 1
 
 
@@ -150,7 +150,7 @@ class TestACancellationInBetween:
         world.project_runs("sleep 60")
         there, gate = world.workspace.faults.pause(on="runs/submit", after=after)
         asker = world.asker(arguments={"key": "k", "turn": 1})
-        assert there.wait(60)
+        assert there.wait(world.patience)
         cancelled = protocol.cancel_key(load_backend("databricks"), "k", (1,), print)
         gate.set()
         run = mlproj_core.attach(world.handle(asker))
@@ -198,7 +198,7 @@ class TestARunThatIsDeleted:
     def test_right_after_it_was_submitted_is_no_run(self, world):
         there, gate = world.workspace.faults.pause(on="runs/get")
         asker = world.asker(arguments={"key": "k", "turn": 1})
-        assert there.wait(60)
+        assert there.wait(world.patience)
         until(lambda: world.runs.newest().over)
         world.runs.forget(world.runs.newest().run_id)
         gate.set()
@@ -210,7 +210,6 @@ class TestARunThatIsDeleted:
 class TestATrackingServerThatIsAway:
     def test_keeps_everything_from_being_submitted(self, steps, monkeypatch):
         monkeypatch.delenv("MLPROJ_TRACKING")
-        monkeypatch.setattr("mlproj_core.tracking.connect.PATIENCE", 0.5)
         with pytest.raises(TrackingError):
             steps.submit(
                 key="k", tracking_uri="http://127.0.0.1:9", backend_config={"tracking_uri": "http://mlflow:5000"}

@@ -1,16 +1,25 @@
 """A task on a cluster: what is submitted really runs, in a clean container with a bare Python."""
 
 import ast
+import hashlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+from launcher_world import archive
 from launcher_world import index as index
+from protocol_suite import until
 
 import mlproj_core
 from mlproj_core.backends.databricks import poll
 from mlproj_core.backends.databricks.connect import forget_workspaces
+from mlproj_core.backends.databricks.task import pack
 from mlproj_core.errors import UserError
 from mlproj_core.launcher import task_source
 from mlproj_core.tracking import UNTRACKED_URI
@@ -267,6 +276,27 @@ class TestADatabricksSparkJob:
         assert run.get_status() == "FINISHED", output
         assert "ARGS ['--alpha', '0.5']\n" in output
 
+    def test_from_a_repository_is_checked_out_by_databricks(self, world, tmp_path, monkeypatch):
+        repository = tmp_path / "repository"
+        repository.mkdir()
+        (repository / "MLproject").write_text("databricks_spark_job: {python_file: main.py, parameters: [a]}\n")
+        (repository / "main.py").write_text(
+            "import os, sys; print('ARGS', sys.argv[1:], os.environ['MLPROJ_ATTEMPT'])\n"
+        )
+        me = ["-c", "user.name=a", "-c", "user.email=a"]
+        for command in (["init", "-q"], ["add", "."], [*me, "commit", "-qm", "x"]):
+            subprocess.run(["git", *command], cwd=repository, check=True)
+        url = "https://github.com/me/project"
+        monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+        monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{repository}.insteadOf")
+        monkeypatch.setenv("GIT_CONFIG_VALUE_0", url)
+        run = mlproj_core.submit(url, backend="databricks", backend_config=NEW, tracking_uri=UNTRACKED_URI)
+        run.wait()
+        output = "".join(run.logs())
+        assert run.get_status() == "FINISHED", output
+        assert f"ARGS ['a'] {run.handle.tag}\n" in output
+        assert world.body(run)["git_source"]["git_url"] == url
+
     def test_is_no_shell_command(self, world):
         text = "databricks_spark_job: {}\nentry_points: {main: {command: 'python main.py | tee log'}}\n"
         with pytest.raises(UserError, match="must be 'python FILE'"):
@@ -336,3 +366,34 @@ class TestTheWorkspacesOwnTracking:
         assert run.get_status() == "FINISHED", output
         assert "URI databricks\nI AM me@example.org\n" in output
         assert "dkea" not in output
+
+
+class TestACancelledTask:
+    """A driver's process is interrupted, or it is gone: nothing of the project outlives it."""
+
+    @pytest.fixture
+    def task(self, tmp_path):
+        """A task of this host, whose project says the number of its process and sleeps."""
+        content = archive({"main.py": "import os, time; print('PID', os.getpid(), flush=True); time.sleep(1000)"})
+        code = tmp_path / f"{hashlib.sha256(content).hexdigest()}.tar.gz"
+        code.write_bytes(content)
+        plan = {"version": 1, "name": "x", "code": str(code), "variables": {}, "secrets": {}, "isolated": False}
+        plan["launcher"] = {"version": 1, "environment": None, "command": "python main.py", "downloads": []}
+        (tmp_path / "task.py").write_text(task_source())
+        process = subprocess.Popen(
+            [sys.executable, tmp_path / "task.py", "--plan", pack(plan)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "TMPDIR": str(tmp_path)},
+        )  # fmt: skip
+        with process:
+            process.project = next(int(line.split()[1]) for line in process.stdout if line.startswith("PID"))
+            yield process
+            process.kill()
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+    def test_leaves_nothing(self, task, tmp_path, number):
+        task.send_signal(number)
+        task.stdout.read()  # until all that could write has ended
+        assert task.wait() != 0
+        until(lambda: not Path(f"/proc/{task.project}").exists())
+        if number == signal.SIGINT:
+            assert not list(tmp_path.glob("mlproj-*/code"))

@@ -4,6 +4,7 @@ import subprocess
 import textwrap
 
 import pytest
+from databricks_client import client_of
 from databricks_schema import check_submission
 
 import mlproj_core
@@ -20,6 +21,8 @@ from mlproj_core.backends.databricks.task import (
     unpack,
     write_arguments,
 )
+from mlproj_core.backends.databricks.work import _check_workspace
+from mlproj_core.backends.databricks.workspace import Workspace
 from mlproj_core.claim import Claim, Record
 from mlproj_core.errors import UserError
 from mlproj_core.tracking import UNTRACKED_URI
@@ -280,15 +283,15 @@ class TestASubmission:
 
 
 class TestAProjectOfARepository:
-    JOB = "databricks_spark_job: {python_file: jobs/main.py, parameters: [a, 1]}\n"
+    JOB = "databricks_spark_job: {python_file: main.py, parameters: [a, 1]}\n"
 
     @pytest.fixture
     def url(self, world, tmp_path, monkeypatch):
         """The https URL of a repository, which git is told to find on this host."""
         repository = tmp_path / "repository"
-        (repository / "sub/jobs").mkdir(parents=True)
+        (repository / "sub").mkdir(parents=True)
         (repository / "sub/MLproject").write_text(self.JOB)
-        (repository / "sub/jobs/main.py").write_text("")
+        (repository / "sub/main.py").write_text("")
         for command in (
             ["init", "-q"],
             ["add", "."],
@@ -310,7 +313,7 @@ class TestAProjectOfARepository:
         check_submission(body)
         (task,) = body["tasks"]
         assert body["git_source"] == {"git_url": url, "git_provider": "gitHub", "git_commit": self.commit}
-        python = {"python_file": "sub/jobs/main.py", "parameters": ["a", "1"], "source": "GIT"}
+        python = {"python_file": "sub/main.py", "parameters": ["a", "1"], "source": "GIT"}
         assert task["spark_python_task"] == python
         variables = task["new_cluster"]["spark_env_vars"]
         assert variables["MLPROJ_ATTEMPT"] == run.handle.tag
@@ -322,7 +325,8 @@ class TestAProjectOfARepository:
 
     def test_is_uploaded_where_it_cannot_be(self, world, url):
         world.workspace.add_cluster("0101-1")
-        for config in ({"existing_cluster_id": "0101-1"}, {**NEW, "code": "archive"}):
+        old = {**NEW, "spark_version": "13.3.x-scala2.12"}  # it would run in another directory there
+        for config in ({"existing_cluster_id": "0101-1"}, {**NEW, "code": "archive"}, old):
             body = world.body(world.submit(config, uri=f"{url}#sub", env_manager=None))
             assert "git_source" not in body
             assert world.workspace.counted("workspace/import") > 0
@@ -343,3 +347,23 @@ def test_a_databricks_spark_job_runs_nowhere_else(tmp_path):
     (tmp_path / "MLproject").write_text("databricks_spark_job: {python_file: a.py}\n")
     with pytest.raises(UserError, match="it can only run on the backend databricks"):
         mlproj_core.submit(str(tmp_path), tracking_uri=UNTRACKED_URI)
+
+
+class TestTheWorkspaceOfATrackingUri:
+    """`databricks://PROFILE` is of this host; where the run is, there is one workspace only."""
+
+    @pytest.fixture
+    def profiles(self, workspace, databricks_host):
+        path = databricks_host / ".databrickscfg"
+        workspace.write_profile(path, "here")
+        with path.open("a") as file:
+            file.write("[other]\nhost = https://other.cloud.databricks.com\ntoken = x\n")
+
+    def test_may_be_the_one_that_the_run_is_in(self, workspace, profiles):
+        with client_of(workspace) as client:
+            for profile in ("here", "unknown", ""):
+                _check_workspace(profile, f"databricks://{profile}", Workspace(client))
+
+    def test_is_no_other_one(self, workspace, profiles):
+        with client_of(workspace) as client, pytest.raises(UserError, match="is of the workspace https://other"):
+            _check_workspace("other", "databricks://other", Workspace(client))

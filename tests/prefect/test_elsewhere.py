@@ -168,9 +168,10 @@ class TestARunElsewhere:
         are_ended(prefect, elsewhere)
         row("KILL of the flow's process, then run again", handles, "Completed, attempt 1")
         assert "attached to attempt" in prefect.log_text(run)
+        (handle,) = [handle for handle in handles if handle["backend"] == "kubernetes"]
+        assert elsewhere.job(handle)["metadata"]["labels"]["mlproj/prefect-flow-run"] == run
         told = [prefect.log_text(run), *shown(prefect, run), str(elsewhere.runs()[0].body)]
         assert not [secret for secret in elsewhere.secrets if secret in "".join(told)]
-        assert elsewhere.jobs()[0]["metadata"]["labels"]["mlproj/prefect-flow-run"] == run
 
     def test_is_ended_by_the_hook_of_a_cancelled_flow_run_whose_process_was_stopped(
         self, prefect, elsewhere, serve, row

@@ -69,6 +69,10 @@ class Elsewhere:
         managed = "app.kubernetes.io/managed-by"
         return [job for job in self.cluster.store.list(JOBS) if job["metadata"]["labels"].get(managed) == "mlproj"]
 
+    def job(self, handle):
+        """The Job of a handle."""
+        return self.cluster.job(handle["ref"]["job"])
+
     @property
     def secrets(self):
         """What nobody is to see."""

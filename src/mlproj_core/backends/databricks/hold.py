@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlproj_core.backends.backend import AlreadyClaimed
-from mlproj_core.backends.databricks.marks import claim_tags, marked, run_tags
+from mlproj_core.backends.databricks.marks import Marked, claim_tags, marked, run_tags
 from mlproj_core.backends.databricks.states import cancelled, is_over
 from mlproj_core.backends.databricks.workspace import DeletedToken, Workspace
 from mlproj_core.claim import Claim, Record
@@ -77,7 +77,8 @@ class DatabricksHold:
         if self._record is None:
             raise AssertionError("a run is recorded before it is started")
         body = self._prepare(launch).body(self._claim, self._record)
-        if self._is_cancelled():  # while the code was on its way
+        found = self._marks()
+        if found is not None and found.cancelled:  # while the code was on its way
             self._settle(Outcome(RunStatus.KILLED, cancelled("before it began"), ended_at=time.time()))
             return
         try:
@@ -94,8 +95,11 @@ class DatabricksHold:
         if claim.created_at != ours.created_at and is_over(run):
             raise AlreadyClaimed(self.handle)
         if record.tracked:
-            self._tell_where(run)
-            if self._is_cancelled():  # between the last look and the submission
+            # Whoever cancels writes the mark and then looks for the run: one of the two sees what the other has done.
+            found = self._marks()
+            if found is None or found.where is None:
+                self._tell_where(run)
+            if found is not None and found.cancelled:
                 self._workspace.cancel(number)
 
     def _tell_where(self, run: Mapping[str, Any]) -> None:
@@ -104,13 +108,12 @@ class DatabricksHold:
         except TrackingError as error:  # it is found by its name then
             log(f"warning: where {self.handle.tag} runs is not written on its MLflow run: {error}")
 
-    def _is_cancelled(self) -> bool:
+    def _marks(self) -> Marked | None:
         try:
             # On another MLflow run of the attempt as well: whoever cancels may have found that one.
-            found = marked(replace(self.handle, run_id=""))
+            return marked(replace(self.handle, run_id=""))
         except MlprojError:  # who cannot read the mark now could not write it either, and the run is in Databricks
-            return False
-        return found is not None and found.cancelled
+            return None
 
     def end(self, outcome: Outcome) -> None:
         """Write down the outcome on the MLflow run; without one there is nothing of the attempt that could end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -22,6 +23,9 @@ _PROVIDERS: Final[Mapping[str, str]] = {
     "dev.azure.com": "azureDevOpsServices",
 }
 """Whose repositories are those of a host."""
+
+_BESIDE: Final = 14
+"""The first major version of Databricks Runtime in which a file runs in its own directory."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,18 @@ class Repository:
         return {"git_url": self.url, "git_provider": self.provider, "git_commit": self.commit}
 
 
-def repository_of(launch: Launch, config: DatabricksConfig, compute: Compute) -> Repository | None:
+def repository_of(launch: Launch, config: DatabricksConfig, compute: Compute, file: str) -> Repository | None:
     """Where Databricks checks a project out itself; None if its code is to be uploaded.
 
-    Only the first line of variables of a new cluster tells such a task its MLflow run, and the repository must be one
-    that anybody may read, or that the caller has said (`code: git`) the workspace has a login for.
+    Only the variables of a new cluster tell such a task its MLflow run. Unless the caller asks for it (`code: git`),
+    the repository must be one that anybody may read, and the file must run in the project's directory: Databricks takes
+    the file's own, from Runtime 14 on.
+
+    Args:
+        launch: what is asked for.
+        config: the caller's settings.
+        compute: where it runs.
+        file: the file of the project that is run.
 
     Raises:
         UserError: the caller wants it so, and it cannot be.
@@ -71,10 +82,16 @@ def repository_of(launch: Launch, config: DatabricksConfig, compute: Compute) ->
         why = f"who serves {host} is not known: say so by 'git_provider'"
     elif not isinstance(compute, Cluster):
         why = "the run's variables can be given to a new cluster only"
-    elif upstream.login is not None and config.code != "git":
-        why = "the repository asks for a login, which the workspace may not have"
-    else:
+    elif config.code == "git" or (upstream.login is None and "/" not in file and _runtime(compute) >= _BESIDE):
         return Repository(upstream.url, provider, commit, launch.checkout.subdirectory)
+    else:
+        return None
     if config.code == "git":
         raise UserError(f"backend_config: 'code' is \"git\", but {why}. Leave it out: the code is uploaded then.")
     return None
+
+
+def _runtime(cluster: Cluster) -> int:
+    """The major version of a cluster's runtime; 0 where a policy sets it."""
+    found = re.match(r"(?:custom:)?(?:release__)?(\d+)\.", str(cluster.spec.get("spark_version") or ""))
+    return int(found[1]) if found else 0

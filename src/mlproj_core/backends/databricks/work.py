@@ -175,7 +175,7 @@ def prepare(claim: Claim, launch: Launch, config: DatabricksConfig, workspace: W
     environment = _environment(launch)
     script = _script(launch)
     write_value(claim, Record(run_id="0" * 32, tracked=True))
-    repository = repository_of(launch, config, compute) if script is not None else None
+    repository = repository_of(launch, config, compute, script[0]) if script is not None else None
     if script is None and config.code == "git":
         raise UserError(
             "backend_config: 'code' is \"git\", which is for a Databricks Spark job: Databricks runs a file of the "
