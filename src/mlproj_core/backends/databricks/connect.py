@@ -14,7 +14,7 @@ from mlproj_core.errors import ContactLost, UserError
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
 
-__all__ = ["Workspaces", "forget_workspaces", "host_of_profile", "is_same"]
+__all__ = ["Workspaces", "cached", "forget_workspaces", "host_of_profile", "is_same", "make_client"]
 
 PATIENCE = 90
 """Seconds for which the SDK asks again: a workspace that throttles says itself when to come back."""
@@ -104,29 +104,61 @@ def forget_workspaces() -> None:
 
 def _workspace(profile: str | None, host: str | None) -> Workspace:
     def make() -> Workspace:
-        try:
-            from databricks.sdk import WorkspaceClient
-            from databricks.sdk.core import Config
-        except ImportError:
-            raise UserError(
-                "The backend 'databricks' needs the Databricks SDK: pip install 'mlproj[databricks]'."
-            ) from None
         named = {name: value for name, value in (("profile", profile), ("host", host)) if value is not None}
         try:
-            # Typed by the SDK as it is installed, and it is not the same in all versions.
-            config: Any = Config(**named, retry_timeout_seconds=PATIENCE)  # type: ignore[arg-type]
-            if not config.host:
-                raise ValueError("no host is configured")
-            return Workspace(WorkspaceClient(config=config), profile)
+            return Workspace(make_client(named), profile)
         except ValueError as error:
-            said = str(error).split("\n", 1)[0].partition(". Config:")[0]
             which = f"The Databricks profile {profile!r}" if profile else "No Databricks workspace is configured that"
             raise UserError(
-                f"{which} cannot be used: {said}. Set DATABRICKS_HOST and DATABRICKS_TOKEN (or DATABRICKS_CLIENT_ID "
+                f"{which} cannot be used: {error}. Set DATABRICKS_HOST and DATABRICKS_TOKEN (or DATABRICKS_CLIENT_ID "
                 "and DATABRICKS_CLIENT_SECRET), or name a profile of ~/.databrickscfg: backend_config={'profile': …}."
             ) from None
 
-    return _cached((profile, host, *_surroundings()), make)
+    return cached((profile, host, *_surroundings()), make)
+
+
+def make_client(settings: Mapping[str, str]) -> WorkspaceClient:
+    """A client by the SDK's own settings.
+
+    Raises:
+        ValueError: the SDK does not take them; it says why.
+        UserError: the SDK is not installed.
+        ContactLost: the workspace is out of reach, and is to be asked where tokens are to be had.
+    """
+    try:
+        from databricks.sdk import WorkspaceClient
+        from databricks.sdk.core import Config
+        from databricks.sdk.errors.base import DatabricksError
+        from requests.exceptions import RequestException
+    except ImportError:
+        raise UserError(
+            "The backend 'databricks' needs the Databricks SDK: pip install 'mlproj[databricks]'."
+        ) from None
+    try:
+        # Typed by the SDK as it is installed, and it is not the same in all versions.
+        config: Any = Config(**settings, retry_timeout_seconds=PATIENCE)  # type: ignore[arg-type]
+        if not config.host:
+            raise ValueError("no host is configured")
+        return WorkspaceClient(config=config)
+    except (DatabricksError, RequestException, TimeoutError) as error:
+        raise ContactLost(f"The Databricks workspace is out of reach: {error}") from error
+    except ValueError as error:
+        # The SDK takes silence for an answer, and says of the next thing that it does not fit.
+        host = settings.get("host") or os.environ.get("DATABRICKS_HOST")
+        if host and not _answers(host):
+            raise ContactLost(f"The Databricks workspace {host} is out of reach.") from error
+        raise ValueError(str(error).split("\n", 1)[0].partition(". Config:")[0].rstrip(".")) from error
+
+
+def _answers(host: str) -> bool:
+    """Whether anything answers at an address, whatever it says."""
+    import requests
+
+    try:
+        requests.get(host if "://" in host else f"https://{host}", timeout=5).close()
+    except requests.exceptions.RequestException:
+        return False
+    return True
 
 
 def _surroundings() -> tuple[object, ...]:
@@ -181,7 +213,8 @@ def _bare(host: str) -> str:
     return parts.netloc.lower().removesuffix(":443")
 
 
-def _cached(key: tuple[object, ...], make: Callable[[], Workspace]) -> Workspace:
+def cached(key: tuple[object, ...], make: Callable[[], Workspace]) -> Workspace:
+    """The workspace that goes by this name in this process; it is made if there is none yet."""
     # By process: a connection that a fork shares with its parent brings both each other's answers.
     key = (os.getpid(), *key)
     with _lock:

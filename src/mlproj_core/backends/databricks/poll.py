@@ -21,6 +21,8 @@ from mlproj_core.errors import ContactLost, MlprojError
 if TYPE_CHECKING:
     import asyncio
 
+    from databricks.sdk import WorkspaceClient
+
 __all__ = ["Waiter", "loop_waiting", "stop_polling", "waiting"]
 
 SHORTEST, LONGEST = 1.0, 30.0
@@ -121,13 +123,13 @@ def stop_polling() -> None:
         poller.stop()
 
 
-_pollers: dict[tuple[int, str], Poller] = {}
+_pollers: dict[tuple[int, WorkspaceClient], Poller] = {}
 _lock = threading.Lock()
 
 
 def _poller_of(workspace: Workspace) -> Poller:
-    # By process: threads do not survive a fork.
-    key = (os.getpid(), workspace.host)
+    # By process: threads do not survive a fork. By client: another one may be let in where this one is no more.
+    key = (os.getpid(), workspace.client)
     with _lock:
         if key not in _pollers:
             _pollers[key] = Poller(workspace)

@@ -23,6 +23,7 @@ from mlproj_core.claim import Claim, Record
 from mlproj_core.errors import UserError
 from mlproj_core.launch import Launch
 from mlproj_core.report import log
+from mlproj_core.tracking.surroundings import OF_A_SERVER
 
 __all__ = ["Work", "prepare"]
 
@@ -170,7 +171,7 @@ def prepare(claim: Claim, launch: Launch, config: DatabricksConfig, workspace: W
     if isinstance(compute, Cluster):
         check_cluster(compute.spec)
     _check_tracking(launch, config, workspace)
-    variables = _sorted(launch)
+    variables = _sorted(launch, config)
     environment = _environment(launch)
     script = _script(launch)
     write_value(claim, Record(run_id="0" * 32, tracked=True))
@@ -215,9 +216,13 @@ def _environment(launch: Launch) -> dict[str, Any] | None:
     return environment
 
 
-def _sorted(launch: Launch) -> Variables:
+def _sorted(launch: Launch, config: DatabricksConfig) -> Variables:
     """The project's variables; what is secret among them only as a reference."""
     given = dict(launch.variables)
+    if _is_of_workspace(config.tracking_uri or launch.tracking.uri):
+        # The session's own token lets the project in. What lets in whoever has the server's address is not for it.
+        given = {name: value for name, value in given.items() if name not in OF_A_SERVER}
+        return sort_variables(given, launch.secrets)
     for name, value in launch.tracking.child_secrets.items():
         if name == "MLFLOW_TRACKING_USERNAME":
             given.setdefault(name, value)
@@ -243,8 +248,7 @@ def _of_record(launch: Launch, config: DatabricksConfig, record: Record) -> dict
     if "MLFLOW_TRACKING_URI" in variables:
         uri = variables["MLFLOW_TRACKING_URI"]
         # A profile is of this host; the workspace that a run is in needs none.
-        of_workspace = urlsplit(uri).scheme == "databricks" or uri == "databricks"
-        variables["MLFLOW_TRACKING_URI"] = config.tracking_uri or ("databricks" if of_workspace else uri)
+        variables["MLFLOW_TRACKING_URI"] = config.tracking_uri or ("databricks" if _is_of_workspace(uri) else uri)
     if launch.tracking.name != "untracked":
         variables["MLPROJ_RUN_ID"] = record.run_id
     return variables
@@ -255,7 +259,7 @@ def _check_tracking(launch: Launch, config: DatabricksConfig, workspace: Workspa
         return
     uri = launch.tracking.uri
     parts = urlsplit(uri)
-    if uri == "databricks" or parts.scheme == "databricks":
+    if _is_of_workspace(uri):
         _check_workspace(parts.netloc.partition(":")[0], uri, workspace)
         return
     if parts.scheme in ("http", "https"):
@@ -271,6 +275,11 @@ def _check_tracking(launch: Launch, config: DatabricksConfig, workspace: Workspa
         "'databricks'), or say how the server is reached from the cluster: backend_config={'tracking_uri': "
         "'https://mlflow.example.com'}."
     )
+
+
+def _is_of_workspace(uri: str) -> bool:
+    """Whether a tracking URI is of the workspace that the run is in, where it needs no login."""
+    return uri == "databricks" or urlsplit(uri).scheme == "databricks"
 
 
 def _check_workspace(profile: str, uri: str, workspace: Workspace) -> None:
