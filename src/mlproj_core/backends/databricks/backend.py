@@ -16,7 +16,7 @@ from mlproj_core.backends.databricks.connect import Workspaces
 from mlproj_core.backends.databricks.hold import DatabricksHold, claim_and_record, handle_of, reference
 from mlproj_core.backends.databricks.poll import loop_waiting, waiting
 from mlproj_core.backends.databricks.sight import find_listed, half_made, locate, see
-from mlproj_core.backends.databricks.states import cancelled, is_over
+from mlproj_core.backends.databricks.states import cancelled, is_over, judge
 from mlproj_core.backends.databricks.workspace import Workspace
 from mlproj_core.claim import Claim
 from mlproj_core.errors import ContactLost, ExecutionException, TrackingError, UserError
@@ -37,6 +37,9 @@ SHORT = 2.0
 
 LOOK_INTERVAL = 0.25
 """Seconds between looks while something is about to happen: a start, or an end."""
+
+SHOWING_PATIENCE = 30.0
+"""Seconds to wait until a run that was cancelled says so."""
 
 STOP_PATIENCE = 600.0
 """Seconds to wait for the end of a run that was cancelled: a cluster is taken down first."""
@@ -269,6 +272,12 @@ class DatabricksBackend:
                 return
         if found.number is not None and found.run is not None and not over:
             workspace.cancel(found.number)
+            # The service answers before the run shows it, and there is no other mark for whoever looks next.
+            until = time.monotonic() + SHOWING_PATIENCE
+            while (run := workspace.get(found.number)) is not None and not (is_over(run) or judge(run).cancelled):
+                if _left(until) <= 0:
+                    break
+                time.sleep(LOOK_INTERVAL)
 
     def stop(self, handle: RunHandle) -> None:
         """Cancel the run, and wait until Databricks says that it is over."""
