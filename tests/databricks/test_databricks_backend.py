@@ -207,6 +207,21 @@ class TestADeletedRun:
         assert second.handle.attempt == 2
         assert second.wait()
 
+    @pytest.mark.parametrize("words", ["Run 17 has been deleted.", "The idempotency token was used before"])
+    def test_is_known_by_what_is_said_of_its_token(self, steps, words):
+        """The API says only that there is an error."""
+        steps.workspace.runs.deleted_token = words
+        first = steps.submit(key="k", turn=1)
+        first.wait()
+        steps.workspace.runs.forget(first.handle.ref["run"])
+        assert steps.submit(key="k", turn=2).handle.attempt == 2
+
+    def test_is_not_taken_for_a_cluster_that_was_deleted(self, steps):
+        said = "Run configuration is invalid. The cluster 1128-1 has been deleted"
+        steps.workspace.faults.fail(400, said, on="runs/submit", code="INVALID_PARAMETER_VALUE")
+        with pytest.raises(UserError, match="The cluster 1128-1 has been deleted"):
+            steps.submit(key="k", turn=1)
+
     def test_is_told_as_forgotten_to_who_counts_no_turns(self, steps):
         first = steps.submit(key="k")
         first.wait()

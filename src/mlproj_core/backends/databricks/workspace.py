@@ -7,6 +7,7 @@ that Databricks has added since.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ _API = "/api/2.2/jobs/runs"
 
 PAGE = 25
 """Runs in one answer to a listing: the API gives no more."""
+
+_RUN_WAS_DELETED = re.compile(r"(?i)idempotency|\brun\b[^.]{0,80}\bdeleted\b")
+"""Of a run's token; a cluster that was deleted is another matter."""
 
 _RUN_IS_GONE = ("does not exist", "not found", "RESOURCE_DOES_NOT_EXIST")
 
@@ -75,8 +79,8 @@ class Workspace:
             return int(self._call("POST", "submit", body=body, doing="submit the run")["run_id"])
         except Refused as error:
             # There is no code for it: the API says "an error is returned".
-            said = str(error.__cause__).lower()
-            if token.lower() in said or "idempotency" in said or "deleted" in said:
+            said = str(error.__cause__)
+            if token in said or _RUN_WAS_DELETED.search(said):
                 raise DeletedToken(token) from error
             raise
 
