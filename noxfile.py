@@ -44,8 +44,6 @@ FOUND = ("abfs", "conda", "databricks", "gs", "s3")
 """Extras of mlproj with which projects run as they are found."""
 CONTAINERS = ("docker", "kubernetes")
 """Extras of mlproj with which projects run in containers."""
-DATABRICKS = ("databricks", "docker")
-"""Extras of mlproj with which projects run on Databricks; the clusters of the tests are containers."""
 PREFECT = [
     "prefect==3.9.1; python_version >= '3.11'",
     "prefect==3.8.8; python_version < '3.11'",  # the last one for Python 3.10
@@ -137,14 +135,6 @@ def containers(session: nox.Session) -> None:
     test(session, "--numprocesses=2", "--dist=loadfile", "tests/containers")
 
 
-@nox.session(requires=["mlflow"])
-def databricks(session: nox.Session) -> None:
-    """Test projects as runs on Databricks, on a workspace of the tests' own; arguments after `--` go to pytest."""
-    extras = [requirement for extra in DATABRICKS for requirement in EXTRAS[extra]]
-    install(session, *GROUPS["test"], *DEPENDENCIES, *extras, constraints="databricks")
-    test(session, "--numprocesses=2", "--dist=loadfile", "tests/databricks")
-
-
 def found() -> list[str]:
     """What the extras of mlproj require that make further kinds of projects and data run."""
     return [requirement for extra in FOUND for requirement in EXTRAS[extra]]
@@ -212,8 +202,6 @@ def constraints(session: nox.Session) -> None:
     write_constraints(session, "environments", "pyproject.toml", *groups, "--group=servers", *extras)
     extras = [f"--extra={extra}" for extra in CONTAINERS]
     write_constraints(session, "containers", "pyproject.toml", *groups, "--group=containers", *extras)
-    extras = [f"--extra={extra}" for extra in DATABRICKS]
-    write_constraints(session, "databricks", "pyproject.toml", *groups, *extras)
     write_constraints(session, "mlflow", listed(session, "mlflow", MLFLOW))
     engine = [f"--group={group}" for group in ("containers", "test", "types", "nox")]
     engine += [f"--extra={extra}" for extra in ("conda", *BESIDE)]

@@ -63,7 +63,7 @@ class MLProjectOperator(BaseOperator):
         docker_args: arguments for `docker run`, for projects that run in a container.
         experiment_name: the experiment to record the run in, created if it does not exist; or
         experiment_id: its id.
-        backend: where to run: "local", "kubernetes", "databricks", or another backend that is installed.
+        backend: where to run: "local", "kubernetes", or another backend that is installed.
         backend_config: the backend's own settings: a mapping, or the path to a `.json` file.
         storage_dir: directory for data that is fetched for parameters of type path.
         run_id: an existing MLflow run to use instead of creating one.
@@ -81,8 +81,6 @@ class MLProjectOperator(BaseOperator):
         git_conn_id: a connection of the type `git` (of the Git provider), for the project's repository.
         kubernetes_conn_id: a connection of the type `kubernetes` (of the Kubernetes provider): the cluster, for the
             backend "kubernetes"; by default the one of the worker's kubeconfig, or the one that the worker is in.
-        databricks_conn_id: a connection of the type `databricks`: the workspace, for the backend "databricks"; by
-            default the one that the worker's variables or its ~/.databrickscfg name.
         docker_conn_id: a connection of the type `docker`: the login of the registry that images come from, instead of
             docker_auth.
         reuse_finished: whether an earlier run that FINISHED with the same commit, entry point and parameters is taken
@@ -119,7 +117,6 @@ class MLProjectOperator(BaseOperator):
         "mlflow_conn_id",
         "git_conn_id",
         "kubernetes_conn_id",
-        "databricks_conn_id",
         "docker_conn_id",
         "commit",
         "command",
@@ -161,7 +158,6 @@ class MLProjectOperator(BaseOperator):
     mlflow_conn_id: str | None = None
     git_conn_id: str | None = None
     kubernetes_conn_id: str | None = None
-    databricks_conn_id: str | None = None
     docker_conn_id: str | None = None
     wait_for_completion: bool = True
     deferrable: bool | None = None
@@ -203,7 +199,6 @@ class MLProjectOperator(BaseOperator):
         mlflow_conn_id: str | None = None,
         git_conn_id: str | None = None,
         kubernetes_conn_id: str | None = None,
-        databricks_conn_id: str | None = None,
         docker_conn_id: str | None = None,
         wait_for_completion: bool = True,
         deferrable: bool | None = None,
@@ -252,7 +247,6 @@ class MLProjectOperator(BaseOperator):
             "mlflow_conn_id": mlflow_conn_id,
             "git_conn_id": git_conn_id,
             "kubernetes_conn_id": kubernetes_conn_id,
-            "databricks_conn_id": databricks_conn_id,
             "docker_conn_id": docker_conn_id,
             "deferrable": deferrable,
             "poll_interval": poll_interval,
@@ -337,7 +331,7 @@ class MLProjectOperator(BaseOperator):
         """The backend, with the client of the connection if there is one."""
         from airflow_mlproj.connections import backend_for
 
-        return backend_for(self.backend, self.kubernetes_conn_id, self.databricks_conn_id)
+        return backend_for(self.backend, self.kubernetes_conn_id)
 
     def _submit(
         self, request: RunRequest, backend: Backend, settings: Mapping[str, Any], step: Step, vigil: Vigil
@@ -434,7 +428,6 @@ class MLProjectOperator(BaseOperator):
                 stream=stream,
                 mlflow_conn_id=self.mlflow_conn_id,
                 kubernetes_conn_id=self.kubernetes_conn_id,
-                databricks_conn_id=self.databricks_conn_id,
             ),
             method_name="execute_complete",
             kwargs={"handle": handle, "deadline": deadline},

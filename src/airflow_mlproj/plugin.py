@@ -52,13 +52,12 @@ def _end_run_of(ti: Any) -> None:
     submits_only = ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index) is not None
     if isinstance(value, dict) and "backend" in value and not submits_only:
         fields = RenderedTaskInstanceFields.get_templated_fields(ti) or {}
-        ids = [fields.get(name) for name in ("mlflow_conn_id", "kubernetes_conn_id", "databricks_conn_id")]
+        arguments = (RunHandle.from_dict(value), fields.get("kubernetes_conn_id"), fields.get("mlflow_conn_id"))
         # The request that marks the task does not wait for the run's grace period.
-        arguments = (RunHandle.from_dict(value), *ids)
         threading.Thread(target=_end, args=arguments, name="mlproj-mark", daemon=True).start()
 
 
-def _end(handle: RunHandle, mlflow_conn_id: str | None, *connections: str | None) -> None:
+def _end(handle: RunHandle, kubernetes_conn_id: str | None, mlflow_conn_id: str | None) -> None:
     """In a thread of its own: end a run, by the connections that its task had."""
     from airflow_mlproj.connections import backend_for
     from airflow_mlproj.hooks import MLflowHook
@@ -66,7 +65,7 @@ def _end(handle: RunHandle, mlflow_conn_id: str | None, *connections: str | None
     from mlproj_core.tracking.surroundings import lend
 
     try:
-        backend = backend_for(handle.backend, *connections)
+        backend = backend_for(handle.backend, kubernetes_conn_id)
         variables = MLflowHook(mlflow_conn_id).variables() if mlflow_conn_id else None
         with lend(variables) if variables is not None else contextlib.nullcontext():
             attach(handle, backend=backend).cancel()

@@ -36,14 +36,12 @@ class MLProjectRunSensor(BaseSensorOperator):
         mlflow_conn_id: a connection of the type `mlflow`; by default the worker's own variables say where MLflow is.
         kubernetes_conn_id: a connection of the type `kubernetes`, for a run on Kubernetes; by default the cluster
             of the worker's kubeconfig, or the one that the worker is in.
-        databricks_conn_id: a connection of the type `databricks`, for a run on Databricks; by default the workspace
-            that the worker's variables or its ~/.databrickscfg name.
         deferrable: whether to wait in the triggerer.
         poke_interval: seconds between looks; at least 10 in the mode `reschedule`.
         kwargs: those of every sensor, such as `mode` and `timeout`.
     """
 
-    template_fields: Sequence[str] = ("handle", "run_id", "mlflow_conn_id", "kubernetes_conn_id", "databricks_conn_id")
+    template_fields: Sequence[str] = ("handle", "run_id", "mlflow_conn_id", "kubernetes_conn_id")
     template_fields_renderers: ClassVar[dict[str, str]] = {"handle": "json"}
     ui_color = "#e5f4fb"
 
@@ -54,7 +52,6 @@ class MLProjectRunSensor(BaseSensorOperator):
         run_id: str | None = None,
         mlflow_conn_id: str | None = None,
         kubernetes_conn_id: str | None = None,
-        databricks_conn_id: str | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: timedelta | float = 30.0,
         **kwargs: Any,
@@ -65,7 +62,6 @@ class MLProjectRunSensor(BaseSensorOperator):
         self.run_id = run_id
         self.mlflow_conn_id = mlflow_conn_id
         self.kubernetes_conn_id = kubernetes_conn_id
-        self.databricks_conn_id = databricks_conn_id
         self.deferrable = deferrable
         if (handle is None) == (run_id is None):
             raise ValueError(f"{self.task_id}: give a handle or a run_id, and not both.")
@@ -134,10 +130,9 @@ class MLProjectRunSensor(BaseSensorOperator):
                 "There is no run to wait for: handle or run_id is empty. Was the task skipped that it is to come from?"
             )
         run = attach(self.handle or TrackedBackend.handle_of(str(self.run_id)), self._say)
-        connections = (self.kubernetes_conn_id, self.databricks_conn_id)
-        if not any(connections):
+        if not self.kubernetes_conn_id:
             return run
-        return attach(run.handle, self._say, backend_for(run.handle.backend, *connections))
+        return attach(run.handle, self._say, backend_for(run.handle.backend, self.kubernetes_conn_id))
 
     def _leave(self, handle: RunHandle, deadline: float) -> None:
         from airflow_mlproj.triggers import MLProjectRunTrigger
@@ -152,7 +147,6 @@ class MLProjectRunSensor(BaseSensorOperator):
                 stream=False,
                 mlflow_conn_id=self.mlflow_conn_id,
                 kubernetes_conn_id=self.kubernetes_conn_id,
-                databricks_conn_id=self.databricks_conn_id,
             ),
             method_name="execute_complete",
             kwargs={"deadline": deadline},

@@ -54,7 +54,6 @@ class MLProjectRunTrigger(BaseTrigger):
         mlflow_conn_id: a connection of the type `mlflow`: whom to ask of a run that a handle names by its MLflow id
             alone, and whom to tell of an end that is seen here first.
         kubernetes_conn_id: a connection of the type `kubernetes`, for a run on Kubernetes.
-        databricks_conn_id: a connection of the type `databricks`, for a run on Databricks.
     """
 
     def __init__(
@@ -68,7 +67,6 @@ class MLProjectRunTrigger(BaseTrigger):
         stream: bool = True,
         mlflow_conn_id: str | None = None,
         kubernetes_conn_id: str | None = None,
-        databricks_conn_id: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.handle = RunHandle.from_dict(handle)
@@ -80,7 +78,6 @@ class MLProjectRunTrigger(BaseTrigger):
         self.stream = stream
         self.mlflow_conn_id = mlflow_conn_id
         self.kubernetes_conn_id = kubernetes_conn_id
-        self.databricks_conn_id = databricks_conn_id
         self._variables: Mapping[str, str] | None = None
         self._timed_out = False
 
@@ -98,7 +95,6 @@ class MLProjectRunTrigger(BaseTrigger):
                 "stream": self.stream,
                 "mlflow_conn_id": self.mlflow_conn_id,
                 "kubernetes_conn_id": self.kubernetes_conn_id,
-                "databricks_conn_id": self.databricks_conn_id,
             },
         )
 
@@ -148,10 +144,10 @@ class MLProjectRunTrigger(BaseTrigger):
         backend: Backend | None = None
         if self.handle.backend == TrackedBackend.name:
             backend = TrackedBackend(self.poll_interval)
-        elif any(connections := (self.kubernetes_conn_id, self.databricks_conn_id)):
+        elif self.kubernetes_conn_id:
             from airflow_mlproj.connections import backend_for
 
-            backend = await asyncio.to_thread(backend_for, self.handle.backend, *connections)
+            backend = await asyncio.to_thread(backend_for, self.handle.backend, self.kubernetes_conn_id)
         return attach(self.handle, self._say, backend)
 
     def _server_known(self) -> AbstractContextManager[None]:

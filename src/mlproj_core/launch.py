@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from mlproj_core.data.remote import Download
     from mlproj_core.environments.recipe import EnvironmentSpec
     from mlproj_core.sources import Checkout, Upstream
-    from mlproj_core.spec import DatabricksSparkJobSpec
     from mlproj_core.tracking import NewRun, Tracking
 
 __all__ = ["Launch", "visible"]
@@ -53,7 +52,6 @@ class Launch:
         container: what the project asks of its container; None if it asks for none.
         spec: the environment that the project asks for; None with the environment manager "local".
         upstream: where the checkout's commit can be cloned from elsewhere; None where it cannot. It may hold a secret.
-        spark_job: what a Databricks Spark job says of itself; None of any other project.
         tracking: where the MLflow run is recorded.
         new_run: the MLflow run to create.
         run_id: an existing MLflow run to use instead; None to create one.
@@ -86,7 +84,6 @@ class Launch:
     container: Container | None = None
     spec: EnvironmentSpec | None = None
     upstream: Upstream | None = None
-    spark_job: DatabricksSparkJobSpec | None = None
 
     def surroundings(self, caller: Mapping[str, str]) -> dict[str, str]:
         """The environment of what works for a run beside its project, such as the client of its container."""

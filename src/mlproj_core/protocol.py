@@ -8,13 +8,12 @@ lives. `submit` decides by the newest attempt; the table is in `docs/protocol.md
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlproj_core.backends.backend import AlreadyClaimed, Backend, Hold, Sighting, State
+from mlproj_core.backends.backend import Backend, Hold, Sighting, State
 from mlproj_core.claim import Claim, Record, Turn, fingerprint
-from mlproj_core.errors import ContactLost, MlprojError, Superseded, TrackingError, UserError
+from mlproj_core.errors import ContactLost, MlprojError, Superseded, UserError
 from mlproj_core.handle import RunHandle
 from mlproj_core.launch import Launch
 from mlproj_core.report import Report
@@ -66,14 +65,6 @@ def submit(backend: Backend, launch: Launch, asker: Asker, report: Report) -> Ru
         TrackingError: the MLflow run could not be created; nothing was started.
     """
     while True:
-        try:
-            return _submit(backend, launch, asker, report)
-        except AlreadyClaimed as found:
-            asker = replace(asker, stored=found.handle)
-
-
-def _submit(backend: Backend, launch: Launch, asker: Asker, report: Report) -> RunHandle:
-    while True:
         newest = _newest(backend, asker)
         if newest is None:
             return _claim(backend, launch, asker, 1, report)
@@ -106,7 +97,7 @@ def _submit(backend: Backend, launch: Launch, asker: Asker, report: Report) -> R
 
 
 def _newest(backend: Backend, asker: Asker) -> RunHandle | None:
-    found, stored = None if asker.unique else backend.find(asker.key), asker.stored
+    found, stored = backend.find(asker.key), asker.stored
     if stored is not None and stored.key != asker.key:  # a run of another key, which stood in for one of this
         return found
     if found is None or (stored is not None and stored.attempt > found.attempt):
@@ -175,8 +166,6 @@ def _attach(backend: Backend, launch: Launch, asker: Asker, handle: RunHandle, r
             f"({_difference(claim, launch)}); that one counts, this one is not started"
         )
     report(f"attached to attempt {handle.tag}")
-    if sighting.ref is not None:
-        handle = replace(handle, ref=sighting.ref)
     return replace(handle, run_id=sighting.record.run_id) if sighting.record else handle
 
 
@@ -191,7 +180,7 @@ def _complete(backend: Backend, hold: Hold, launch: Launch, report: Report, *, f
         if backend.look(hold.handle).cancel_requested:
             hold.end(_cancelled("before it began"))
             return None
-        record, outcome = _record(backend, launch, hold, report, fresh=fresh)
+        record, outcome = _record(backend, launch, hold.handle, report, fresh=fresh)
         hold.record(record)
         checkpoint("after the record")
         if outcome is not None:
@@ -201,19 +190,13 @@ def _complete(backend: Backend, hold: Hold, launch: Launch, report: Report, *, f
             _end_unstarted(backend, hold, _cancelled("before it began"), report)
         else:
             starting = True
-            try:
-                hold.start(launch)
-            except AlreadyClaimed as found:
-                _keep_one(backend, launch, found.handle, record, report, fresh=fresh)
-                raise
+            hold.start(launch)
             checkpoint("after the start")
-            _keep_one(backend, launch, hold.handle, record, report, fresh=fresh)
         return outcome
     except Exception as error:
         # The caller hears the error itself; whoever asks later finds an end, not a claim without a run.
         if not starting:
-            with suppress(MlprojError):  # where the attempt's end cannot be written down either
-                _end_unstarted(backend, hold, _not_submitted(error), report)
+            _end_unstarted(backend, hold, _not_submitted(error), report)
         raise
     except BaseException:  # Ctrl-C, or the end of the asker's own patience
         if not starting:
@@ -229,13 +212,12 @@ def _end_unstarted(backend: Backend, hold: Hold, outcome: Outcome, report: Repor
 
 
 def _record(
-    backend: Backend, launch: Launch, hold: Hold, report: Report, *, fresh: bool
+    backend: Backend, launch: Launch, handle: RunHandle, report: Report, *, fresh: bool
 ) -> tuple[Record, Outcome | None]:
     """The attempt's MLflow run, looked up or created; and its outcome if it is known to be over."""
-    tracking, new_run, handle = launch.tracking, launch.new_run, hold.handle
-    tags = {**new_run.tags, ATTEMPT_TAG: handle.tag, **hold.tags}
+    tracking, new_run = launch.tracking, launch.new_run
     if launch.run_id:
-        tracking.set_tags(launch.run_id, tags)
+        tracking.set_tags(launch.run_id, {**new_run.tags, ATTEMPT_TAG: handle.tag})
         run = tracking.get_run(launch.run_id)
     else:
         experiment_id = tracking.resolve_experiment(new_run.experiment_name, new_run.experiment_id)
@@ -243,15 +225,13 @@ def _record(
             new_run,
             experiment_id=experiment_id,
             experiment_name=None,
-            tags=tags,
+            tags={**new_run.tags, ATTEMPT_TAG: handle.tag},
         )
         found = None if fresh else tracking.find_run(handle.tag, experiment_id)
         run = found or tracking.create_run(new_run)
         if found is not None:  # whoever created it may have died before the parameters were logged
             tracking.log_parameters(run.run_id, new_run.parameters)
-            if backend.exclusive_claims:  # a store whose answer was lost may have created it twice
-                tracking.keep_one(handle.tag, experiment_id, run.run_id)
-        if found is None and not fresh and not backend.exclusive_claims:
+        if found is None and not backend.exclusive_claims:
             run = tracking.find_run(handle.tag, experiment_id) or run
     for warning in run.warnings:
         report(f"warning: {warning}")
@@ -265,18 +245,6 @@ def _record(
         url=run.url,
     )
     return record, run.outcome
-
-
-def _keep_one(
-    backend: Backend, launch: Launch, handle: RunHandle, record: Record, report: Report, *, fresh: bool
-) -> None:
-    """Delete the MLflow runs that others created for the same attempt, now that it is decided which one counts."""
-    if fresh or backend.exclusive_claims or not record.tracked or launch.run_id or not handle.run_id:
-        return
-    try:
-        launch.tracking.keep_one(handle.tag, record.experiment_id or "", handle.run_id)
-    except TrackingError as error:
-        report(f"warning: there may be a second MLflow run of attempt {handle.tag}: {error}")
 
 
 def observe(backend: Backend, handle: RunHandle, report: Report) -> Sighting:

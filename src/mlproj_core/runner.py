@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mlproj_core.containers import Container
     from mlproj_core.data.remote import Download
     from mlproj_core.sources import Checkout, Upstream
-    from mlproj_core.spec import Project
     from mlproj_core.tracking import Tracking
 
 __all__ = ["run", "submit", "submit_request"]
@@ -200,12 +199,9 @@ def submit_request(
     from mlproj_core.backends import choose_backend
     from mlproj_core.sources import fetch
     from mlproj_core.sources.workspace import workspace
-    from mlproj_core.tracking import Ledger
 
     config = read_backend_config(request.backend_config)
-    backend = choose_backend(
-        request.backend, config, Ledger(request.tracking_uri, request.experiment_name, request.experiment_id)
-    )
+    backend = choose_backend(request.backend, config)
     if DETACH in config:
         tethered = not config[DETACH]
     asker = protocol.Asker(
@@ -250,10 +246,9 @@ def _launch(
     variables = {str(name): str(value) for name, value in (request.env_vars or {}).items()}
     # A directory of the key's own: each try of a step has the same command, and no two steps have the same files.
     storage = _storage(request.storage_dir, backend) / key_digest(key)
-    is_file = _is_file_of_databricks(project, request, backend, report)
     bound = bind(
         project.entry_point(request.entry_point),
-        {} if is_file else request.parameters or {},
+        request.parameters or {},
         storage_dir=storage,
         check_local_paths=backend.runs_here,
         variables={**visible(os.environ, request.withhold), **variables},
@@ -263,8 +258,6 @@ def _launch(
     for warning in (*project.warnings, *bound.warnings):
         report(f"warning: {warning}")
     wanted_manager = request.env_manager or os.environ.get("MLPROJ_ENV_MANAGER") or None
-    if is_file:  # it runs in the Spark session's own process
-        wanted_manager = None
     # The host's own environment needs no environment file, and MLflow does not look at a faulty one then.
     unread = wanted_manager == "local" and project.environment_source.kind != "docker"
     environment = None if unread else project.environment_of(request.entry_point)
@@ -342,30 +335,7 @@ def _launch(
         container=container,
         spec=environment,
         upstream=_upstream(request, backend, checkout),
-        spark_job=project.databricks_spark_job,
     )
-
-
-def _is_file_of_databricks(project: Project, request: RunRequest, backend: Backend, report: Report) -> bool:
-    """Whether a project is a Databricks Spark job that is a file: MLflow overlooks entry point and parameters then.
-
-    Raises:
-        UserError: it is to run elsewhere.
-    """
-    job = project.databricks_spark_job
-    if job is None or job.python_file is None:
-        return False
-    if backend.name != "databricks":
-        raise UserError(
-            f"Project {project.name or project.directory} runs the file {job.python_file!r} as a Databricks Spark job "
-            "and has no entry points; it can only run on the backend databricks."
-        )
-    if request.entry_point != "main" or request.parameters:
-        report(
-            f"warning: the project runs {job.python_file} with the parameters that its databricks_spark_job lists; the "
-            "entry point and the parameters that were given are overlooked, as by MLflow"
-        )
-    return True
 
 
 def _upstream(request: RunRequest, backend: Backend, checkout: Checkout) -> Upstream | None:

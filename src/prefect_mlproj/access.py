@@ -1,4 +1,4 @@
-"""What leads to a run beside its handle: the credentials of the tracking server, and of the cluster or workspace."""
+"""What leads to a run beside its handle: the tracking server's credentials, and the cluster's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.core import Block
@@ -18,16 +18,12 @@ from mlproj_core.tracking.surroundings import lend
 
 if TYPE_CHECKING:
     from mlproj_core.backends import Backend
-    from mlproj_core.backends.databricks.credentials import Credentials
     from prefect_mlproj.blocks import MLflowCredentials
 
-__all__ = ["Access", "registry_login", "workspace_credentials"]
+__all__ = ["Access", "registry_login"]
 
 KUBERNETES = "kubernetes"
 """The backend that `kubernetes_credentials` are for."""
-
-DATABRICKS = "databricks"
-"""The backend that `databricks_credentials` are for."""
 
 _clients: dict[str, Any] = {}
 """A client for each cluster that blocks have named in this process."""
@@ -43,37 +39,27 @@ class Access:
         mlflow: names the run's tracking server; None for the one of this process's variables.
         kubernetes: a block `KubernetesCredentials` of prefect-kubernetes, which names the cluster; None leaves it to
             the backend where the cluster is.
-        databricks: a block `DatabricksCredentials` of prefect-databricks, which names the workspace; None leaves it to
-            the backend where that is.
     """
 
     mlflow: MLflowCredentials | None = None
     kubernetes: Any = None
-    databricks: Any = None
 
     def backend(self, name: str) -> Backend:
-        """A backend, with a client of its own if a block says where the cluster or the workspace is.
+        """A backend, with a client of its own if a block says where the cluster is.
 
         Raises:
-            UserError: there is no such backend, it has no use for the block, or that leads nowhere.
-            ContactLost: the workspace is out of reach.
+            UserError: there is no such backend, it has no use for the block, or that leads to no cluster.
         """
-        for block, wanted in ((self.kubernetes, KUBERNETES), (self.databricks, DATABRICKS)):
-            if block is not None and name != wanted:
-                raise UserError(
-                    f"{wanted}_credentials are for runs on {wanted.capitalize()}, and this one is to be on the backend "
-                    f"{name!r}: add backend={wanted!r}, or leave them out."
-                )
-        if self.kubernetes is not None:
-            from mlproj_core.backends.kubernetes import KubernetesBackend
+        if self.kubernetes is None:
+            return load_backend(name)
+        if name != KUBERNETES:
+            raise UserError(
+                f"kubernetes_credentials are for runs on Kubernetes, and this one is to be on the backend {name!r}: "
+                f"add backend={KUBERNETES!r}, or leave them out."
+            )
+        from mlproj_core.backends.kubernetes import KubernetesBackend
 
-            return KubernetesBackend(api_client=_client_of(self.kubernetes))
-        if self.databricks is not None:
-            from mlproj_core.backends.databricks import DatabricksBackend
-
-            credentials = workspace_credentials(self.databricks)
-            return DatabricksBackend(client=credentials.client("The block databricks_credentials"))
-        return load_backend(name)
+        return KubernetesBackend(api_client=_client_of(self.kubernetes))
 
     def variables(self) -> dict[str, str] | None:
         """The variables that name the tracking server, with its secrets; None for those of this process."""
@@ -86,17 +72,12 @@ class Access:
 
     def names(self) -> dict[str, str]:
         """By which names another process can load the blocks; of those only that were saved."""
-        blocks = {field.name: getattr(self, field.name) for field in fields(self)}
+        blocks = {"mlflow": self.mlflow, KUBERNETES: self.kubernetes}
         return {
             what: f"{block.get_block_type_slug()}/{name}"
             for what, block in blocks.items()
             if isinstance(block, Block) and (name := block._block_document_name)
         }
-
-    @classmethod
-    def given(cls, arguments: Mapping[str, Any]) -> Access:
-        """The blocks among a task's arguments."""
-        return cls(**{field.name: arguments[f"{field.name}_credentials"] for field in fields(cls)})
 
     @classmethod
     def named(cls, names: Mapping[str, str], say: Callable[[str], None]) -> Access:
@@ -107,7 +88,7 @@ class Access:
             say: is given a line for a block that cannot be loaded; the run may be reached without it.
         """
         blocks: dict[str, Any] = {}
-        for what in [field.name for field in fields(cls)]:
+        for what in ("mlflow", KUBERNETES):
             if what in names:
                 try:
                     blocks[what] = Block.load(names[what], _sync=True)  # type: ignore[call-arg]
@@ -122,44 +103,18 @@ def registry_login(block: Any) -> dict[str, str]:
     Raises:
         UserError: it is no such block.
     """
-    given = {name: getattr(block, name, None) for name in ("username", "password", "registry_url")}
-    if not all(given.values()):
+    fields = {name: getattr(block, name, None) for name in ("username", "password", "registry_url")}
+    if not all(fields.values()):
         raise UserError(
             "docker_credentials must be a block DockerRegistryCredentials of prefect-docker, with username, password "
             f"and registry_url; got {type(block).__name__}"
         )
+    password = fields["password"]
     return {
-        "username": str(given["username"]),
-        "password": _plain(given["password"]) or "",
-        "registry": str(given["registry_url"]),
+        "username": str(fields["username"]),
+        "password": str(getattr(password, "get_secret_value", lambda: password)()),
+        "registry": str(fields["registry_url"]),
     }
-
-
-def workspace_credentials(block: Any) -> Credentials:
-    """The workspace of a block `DatabricksCredentials` of prefect-databricks, and what lets us in. They are secret.
-
-    Raises:
-        UserError: it is no such block.
-    """
-    from mlproj_core.backends.databricks.credentials import Credentials
-
-    host = getattr(block, "databricks_instance", None)
-    token, client_id, secret, tenant_id = (
-        getattr(block, name, None) for name in ("token", "client_id", "client_secret", "tenant_id")
-    )
-    if not host or not (token or (client_id and secret)):
-        raise UserError(
-            "databricks_credentials must be a block DatabricksCredentials of prefect-databricks, with "
-            "databricks_instance, and either token or client_id and client_secret; "
-            f"got {type(block).__name__}"
-        )
-    return Credentials(str(host), _plain(token), client_id, _plain(secret), tenant_id)
-
-
-def _plain(secret: Any) -> str | None:
-    """What a pydantic `SecretStr` keeps, or what is plain text anyway."""
-    value = getattr(secret, "get_secret_value", lambda: secret)()
-    return str(value) if value else None
 
 
 def _client_of(block: Any) -> Any:

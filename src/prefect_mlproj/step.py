@@ -293,7 +293,7 @@ class Submission(Step):
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         name = f"{project_name(arguments['uri'])}/{arguments['entry_point']}"
-        super().__init__(name, Access.given(arguments))
+        super().__init__(name, Access(arguments["mlflow_credentials"], arguments["kubernetes_credentials"]))
         self._arguments = arguments
         self.key = key_of(arguments.get("call"), arguments, self.place)
         around = (*(self.place.run_counts if self.place is not None else (1,)), *tries_of(arguments.get("call")))

@@ -178,7 +178,6 @@ def _run_project(
     mlflow_credentials: MLflowCredentials | None = None,
     git_credentials: GitCredentials | None = None,
     kubernetes_credentials: Any = None,
-    databricks_credentials: Any = None,
     docker_credentials: Any = None,
     call: str | None = None,
 ) -> Any:
@@ -193,7 +192,7 @@ def _run_project(
         docker_args: arguments for `docker run`, for projects that run in a container.
         experiment_name: the experiment to record the run in, created if it does not exist; or
         experiment_id: its id.
-        backend: where to run: "local", "kubernetes", "databricks", or another backend that is installed.
+        backend: where to run: "local", "kubernetes", or another backend that is installed.
         backend_config: the backend's own settings: a mapping, or the path to a `.json` file. A local run ends with the
             flow's process, unless `{"detach": True}` is among them.
         storage_dir: directory for data that is fetched for parameters of type path.
@@ -214,8 +213,6 @@ def _run_project(
         git_credentials: a block with the login for the project's repository.
         kubernetes_credentials: a block `KubernetesCredentials` of prefect-kubernetes: the cluster, for the backend
             "kubernetes"; by default the one of the kubeconfig, or the one that this process is in.
-        databricks_credentials: a block `DatabricksCredentials` of prefect-databricks: the workspace, for the backend
-            "databricks"; by default the one that this process's variables or ~/.databrickscfg name.
         docker_credentials: a block `DockerRegistryCredentials` of prefect-docker: the login of the registry that images
             come from, instead of docker_auth.
         call: set by the task itself: the name of this call in the flow.
@@ -253,7 +250,6 @@ def _wait_for_project(
     *,
     mlflow_credentials: MLflowCredentials | None = None,
     kubernetes_credentials: Any = None,
-    databricks_credentials: Any = None,
 ) -> Any:
     """Wait for a run that was submitted here or elsewhere; the state mirrors it, as that of `run_project` does.
 
@@ -263,10 +259,9 @@ def _wait_for_project(
         handle: what `submit_project` gave, a run's handle, or the JSON text of one.
         mlflow_credentials: a block that names the run's tracking server.
         kubernetes_credentials: a block `KubernetesCredentials` of prefect-kubernetes, which names the run's cluster.
-        databricks_credentials: a block `DatabricksCredentials` of prefect-databricks, which names the run's workspace.
     """
     try:
-        step = _waiting(locals())
+        step = _waiting(handle, Access(mlflow_credentials, kubernetes_credentials))
     except MlprojError as error:
         return refused(error)
     return _see_through(step)
@@ -274,15 +269,16 @@ def _wait_for_project(
 
 @wraps(_wait_for_project)
 async def _await_for_project(*args: Any, **kwargs: Any) -> Any:
+    given = get_call_parameters(_wait_for_project, args, kwargs)
     try:
-        step = _waiting(get_call_parameters(_wait_for_project, args, kwargs))
+        step = _waiting(given["handle"], Access(given["mlflow_credentials"], given["kubernetes_credentials"]))
     except MlprojError as error:
         return refused(error)
     return await _asee_through(step)
 
 
-def _waiting(arguments: Mapping[str, Any]) -> Waiting:
-    return Waiting(attach(ProjectRun.handle_in(arguments["handle"])).handle, Access.given(arguments))
+def _waiting(handle: Any, access: Access) -> Waiting:
+    return Waiting(attach(ProjectRun.handle_in(handle)).handle, access)
 
 
 # -- the work of the tasks, for sync and async ones

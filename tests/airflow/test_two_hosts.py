@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from airflow_elsewhere import TOGETHER, Everywhere
+from airflow_elsewhere import TASKS, Both
 from airflow_steps import Steps
 from airflow_world import AirflowWorld
 from processes import command, pids
@@ -26,14 +26,6 @@ def airflow(airflow_installed, airflow_variables, tmp_path_factory):
 @pytest.fixture(scope="module")
 def steps(airflow):
     return Steps(airflow)
-
-
-@pytest.fixture(scope="module")
-def everywhere(airflow, steps, elsewhere, closed_registry, mlflow_server):
-    # A server on loopback is none to an engine elsewhere; by this address it is the same one.
-    tracking_uri = mlflow_server.replace("127.0.0.1", "0.0.0.0")
-    host, docker_args = elsewhere.remote_host, {"network": "host"}
-    return Everywhere(airflow, steps, elsewhere, closed_registry, host, tracking_uri, docker_args)
 
 
 def worker_of(airflow, run):
@@ -103,16 +95,18 @@ def test_a_local_run_cannot_be_left_where_it_could_not_be_found_again(airflow, s
     assert steps.pids(name) == []
 
 
-@pytest.mark.parametrize("tasks", TOGETHER, ids="-".join)
 def test_a_run_elsewhere_is_followed_by_the_triggerer_when_its_worker_s_host_is_gone(
-    airflow, elsewhere, everywhere, tasks, record_property
+    airflow, steps, elsewhere, closed_registry, mlflow_server, record_property
 ):
-    run, handles = everywhere.begin("host_gone", tasks, seconds=40, deferrable=True)
-    for task_id in tasks:
+    # A server on loopback is none to an engine elsewhere; by this address it is the same one.
+    tracking_uri = mlflow_server.replace("127.0.0.1", "0.0.0.0")
+    both = Both(airflow, steps, elsewhere, closed_registry, elsewhere.remote_host, tracking_uri, {"network": "host"})
+    run, handles = both.begin("host_gone", seconds=40, deferrable=True)
+    for task_id in TASKS:
         airflow.wait_for_task(run, task_id, "deferred", timeout=60)
     airflow.wait_for(lambda: not any("unshare --mount" in command(pid) for pid in pids()), "a worker is left")
     shutil.rmtree(airflow.directory / "host-a")
-    for task_id in tasks:
+    for task_id in TASKS:
         airflow.wait_for_task(run, task_id, "success", timeout=120)
         assert airflow.xcom(run, task_id, "metrics") == {"score": 0.5}
         printed = airflow.log(run, task_id)
@@ -127,4 +121,4 @@ def test_a_run_elsewhere_is_followed_by_the_triggerer_when_its_worker_s_host_is_
         }
         record_property("table: Faults in Airflow: one run or none, and nothing left", cells)
         assert cells["starts"] == 1
-    everywhere.are_ended()
+    both.are_ended()

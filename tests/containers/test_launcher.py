@@ -17,19 +17,7 @@ from launcher_world import index as index
 from launcher_world import world as world
 from package_world import PackageIndex
 
-from mlproj_core.launcher import Plan, program, source, task_source
-
-
-def names_in(text):
-    """What a text defines."""
-    names = []
-    for node in ast.parse(text).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            names.append(node.name)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names += [one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)]
-    return names
+from mlproj_core.launcher import Plan, program, source
 
 
 class TestTheText:
@@ -46,14 +34,19 @@ class TestTheText:
         assert names <= {*sys.stdlib_module_names, "__future__"}
 
     def test_has_all_that_the_modules_have_and_no_name_twice(self):
-        names, of_task = names_in(source()), names_in(task_source())
+        names = []
+        for node in ast.parse(source()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.append(node.name)
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names += [one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)]
         assert {name for name, count in Counter(names).items() if count > 1} == {"TYPE_CHECKING"}
-        assert {name for name, count in Counter(of_task).items() if count > 1} == {"TYPE_CHECKING", "LAUNCHER"}
         for module in pkgutil.iter_modules(program.__path__):
             found = importlib.import_module(f"{program.__name__}.{module.name}")
             own = [name for name, value in vars(found).items() if getattr(value, "__module__", "") == found.__name__]
             assert own, module.name
-            assert set(own) <= set(of_task if module.name == "task" else names)
+            assert set(own) <= set(names)
 
     def test_fits_into_a_secret_beside_the_code(self):
         assert len(source().encode()) < 100_000

@@ -372,13 +372,8 @@ def test_a_databricks_job_has_no_environment(tmp_path):
     project = load_project(write(tmp_path, "databricks_spark_job: {python_file: a.py, parameters: [1]}\n"))
     assert project.databricks_spark_job == DatabricksSparkJobSpec("a.py", (1,))
     assert project.environment is None
-
-
-def test_a_databricks_job_with_a_file_has_that_for_every_entry_point(tmp_path):
-    job = "databricks_spark_job: {python_file: my job.py, parameters: [1, 'a b', '{x}', true]}\n"
-    project = load_project(write(tmp_path, job))
-    for name in ("main", "other"):
-        assert project.entry_point(name).bind().command.rstrip() == "python 'my job.py' 1 'a b' '{x}' true"
+    with pytest.raises(UserError, match="backend databricks"):
+        project.entry_point("main")
 
 
 # Validation

@@ -1,18 +1,15 @@
-"""The blocks of other collections, told by their shape: of prefect-kubernetes, prefect-databricks, prefect-docker."""
+"""The blocks of prefect-kubernetes and prefect-docker, told by their shape, since neither need be installed."""
 
 import json
 
 import kubernetes.client
 import pytest
-from databricks_server import Workspace
 from kubernetes_cluster import Cluster
 from prefect.blocks.core import Block
 from pydantic import SecretStr
 
-from mlproj_core.backends.databricks.connect import forget_workspaces
-from mlproj_core.backends.databricks.credentials import Credentials as WorkspaceCredentials
 from mlproj_core.errors import UserError
-from prefect_mlproj.access import Access, _client_of, registry_login, workspace_credentials
+from prefect_mlproj.access import Access, _client_of, registry_login
 from prefect_mlproj.artifacts import Intent, intent_in
 
 
@@ -27,17 +24,6 @@ class Credentials(Block):
     """As `KubernetesCredentials` of prefect-kubernetes 0.8."""
 
     cluster_config: ClusterConfig | None = None
-
-
-class DatabricksCredentials(Block):
-    """As that of prefect-databricks 0.3; of an older one it has no more than the token."""
-
-    databricks_instance: str
-    token: SecretStr | None = None
-    client_id: str | None = None
-    client_secret: SecretStr | None = None
-    tenant_id: str | None = None
-    client_kwargs: dict | None = None
 
 
 class RegistryCredentials(Block):
@@ -96,49 +82,6 @@ class TestCredentialsOfACluster:
             Access(kubernetes=Credentials()).backend("local")
 
 
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    # What this process's variables say is of another one, and is not for the block.
-    for name, value in {"HOST": "https://other.example.com", "CLIENT_ID": "other", "CLIENT_SECRET": "other"}.items():
-        monkeypatch.setenv(f"DATABRICKS_{name}", value)
-    with Workspace(tmp_path / "workspace") as workspace:
-        workspace.add_client("principal", "geheim")
-        yield workspace
-        forget_workspaces()
-
-
-class TestCredentialsOfAWorkspace:
-    def test_let_the_holder_of_a_token_in(self, workspace):
-        block = DatabricksCredentials(databricks_instance=workspace.host, token=workspace.token)
-        client = workspace_credentials(block).client("the block")
-        assert client.current_user.me().user_name == "me@example.org"
-
-    def test_let_a_service_principal_in(self, workspace):
-        principal = {"client_id": "principal", "client_secret": "geheim"}
-        block = DatabricksCredentials(databricks_instance=workspace.host, **principal)
-        client = workspace_credentials(block).client("the block")
-        assert client.current_user.me().user_name == "principal"
-
-    def test_name_a_service_principal_of_azure(self):
-        principal = {"client_id": "principal", "client_secret": "geheim", "tenant_id": "tenant"}
-        block = DatabricksCredentials(databricks_instance="adb-1.azuredatabricks.net", **principal)
-        assert workspace_credentials(block) == WorkspaceCredentials("adb-1.azuredatabricks.net", **principal)
-
-    def test_give_one_client_for_all_runs_there(self, workspace):
-        block = DatabricksCredentials(databricks_instance=workspace.host, token=workspace.token)
-        clients = [workspace_credentials(one).client("the block") for one in (block, block.model_copy(deep=True))]
-        assert clients[0] is clients[1]
-
-    @pytest.mark.parametrize("given", ["prod", DatabricksCredentials(databricks_instance="x", client_id="x")])
-    def test_are_a_block_of_that_shape(self, given):
-        with pytest.raises(UserError, match="must be a block DatabricksCredentials of prefect-databricks"):
-            workspace_credentials(given)
-
-    def test_are_for_the_backend_databricks_only(self):
-        with pytest.raises(UserError, match="add backend='databricks'"):
-            Access(databricks=DatabricksCredentials(databricks_instance="x", token="x")).backend("kubernetes")
-
-
 class TestCredentialsOfARegistry:
     def test_give_its_login(self):
         block = RegistryCredentials(username="me", password="hunter2", registry_url="registry.example.com")
@@ -152,10 +95,9 @@ class TestCredentialsOfARegistry:
 
 class TestAnIntent:
     def test_is_read_as_it_was_written_and_holds_no_more_than_names(self):
-        workspace = DatabricksCredentials(databricks_instance="x", token="geheim")
-        access = Access(kubernetes=(block := Credentials()), databricks=workspace)
-        block._block_document_name, workspace._block_document_name = "prod", "ml"
-        assert access.names() == {"kubernetes": "credentials/prod", "databricks": "databrickscredentials/ml"}
+        access = Access(kubernetes=(block := Credentials()))
+        block._block_document_name = "prod"
+        assert access.names() == {"kubernetes": "credentials/prod"}
         intent = Intent("a key", "kubernetes", {"namespace": "ml"}, access.names())
         assert intent_in(intent.text()) == intent
         assert intent_in("```json\n{}\n```") is None

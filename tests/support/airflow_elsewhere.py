@@ -1,23 +1,21 @@
-"""DAGs of tasks that are equal but for where they run: `docker`, `kubernetes` and `databricks`."""
+"""DAGs of two tasks that are equal but for where they run: `docker` and `kubernetes`."""
 
 import json
 
 from docker_world import PYTHON
-from elsewhere_world import PRINCIPAL
 
-TOGETHER = [("docker", "kubernetes"), ("databricks",)]
-"""The tasks, at most as many at once as the world runs."""
+TASKS = ("docker", "kubernetes")
 
-EACH = """
-for task_id in {tasks!r}:
+BOTH = """
+for task_id, where in WHERE.items():
     MLProjectOperator(
         task_id=task_id, **STEP, mlflow_conn_id="tracking",
-        parameters={{"mark": "/tmp/mark", "seconds": {seconds}}}, **WHERE[task_id]{options}
+        parameters={{"mark": "/tmp/mark", "seconds": {seconds}}}, **where{options}
     )
 """
 
 
-class Everywhere:
+class Both:
     """Such DAGs of an Airflow.
 
     Args:
@@ -38,11 +36,6 @@ class Everywhere:
         self._connect("registry", conn_type="docker", **login)
         extra = {"kube_config": elsewhere.kubeconfig(), "namespace": elsewhere.cluster.namespace}
         self._connect("cluster", conn_type="kubernetes", extra=json.dumps(extra))
-        address, port = elsewhere.workspace.server_address
-        principal = dict(zip(("login", "password"), PRINCIPAL, strict=True))
-        extra = json.dumps({"service_principal_oauth": True})
-        place = {"schema": "http", "host": address, "port": port}
-        self._connect("workspace", conn_type="databricks", **place, **principal, extra=extra)
         docker_args = {"image": elsewhere.private_image(registry), **(docker_args or {})}
         where = {
             "docker": {"docker_args": docker_args, "docker_conn_id": "registry"},
@@ -51,34 +44,25 @@ class Everywhere:
                 "kubernetes_conn_id": "cluster",
                 "backend_config": {"image": PYTHON, "tracking-uri": tracking_uri},
             },
-            "databricks": {
-                "backend": "databricks",
-                "databricks_conn_id": "workspace",
-                "backend_config": {
-                    "new_cluster": {"spark_version": "16.4", "node_type_id": "i3.xlarge", "num_workers": 0},
-                    "tracking_uri": tracking_uri,
-                },
-            },
         }
         self._head = f"import os\nos.environ['DOCKER_HOST'] = {host!r}\nWHERE = {where!r}\n"
 
     def _connect(self, conn_id, **fields):
         self.airflow.ask("POST", "connections", body={"connection_id": conn_id, **fields})
 
-    def begin(self, name, tasks, seconds, **options):
-        """A run of such a DAG, whose runs are all at work; and their handles by task."""
-        dag_id = "_".join([name, *tasks])
+    def begin(self, dag_id, seconds, **options):
+        """A run of such a DAG, whose runs are both at work; and their handles by task."""
         more = "".join(f", {name}={value}" for name, value in options.items())
-        self.steps.dag(dag_id, EACH.format(tasks=tasks, seconds=seconds, options=more), imports=self._head)
+        self.steps.dag(dag_id, BOTH.format(seconds=seconds, options=more), imports=self._head)
         run = self.airflow.trigger(dag_id)
-        for task_id in tasks:
+        for task_id in TASKS:
             self.airflow.wait_for_task(run, task_id, "running", "deferred", timeout=90)
             self.airflow.wait_for(
                 lambda task_id=task_id: "line 1 of" in self.airflow.log(run, task_id),
                 lambda task_id=task_id: f"{task_id} does not begin:\n{self.airflow.log(run, task_id)}",
                 90,
             )
-        return run, {task_id: self.airflow.xcom(run, task_id, "handle") for task_id in tasks}
+        return run, {task_id: self.airflow.xcom(run, task_id, "handle") for task_id in TASKS}
 
     def are_ended(self):
         """Wait until nothing is at work."""

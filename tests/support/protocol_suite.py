@@ -98,12 +98,6 @@ class World:
         assert output, f"the asker died with {process.returncode}"
         return json.loads(output.splitlines()[-1])
 
-    def handle(self, process):
-        """The handle that an asker printed."""
-        answer = self.answer(process)
-        assert "handle" in answer, answer
-        return answer["handle"]
-
     def survivors(self):
         """Pids that carry the mark of any of this world's runs, or whose command names its directory."""
         return []
@@ -253,7 +247,7 @@ class ProtocolSuite:
         ]
         until(lambda: all(marker.exists() for marker in markers), world.patience)
         gate.touch()
-        handles = [world.handle(asker) for asker in askers]
+        handles = [world.answer(asker)["handle"] for asker in askers]
         assert all(handle == handles[0] for handle in handles)
         run = mlproj_core.attach(handles[0])
         run.wait()
@@ -280,8 +274,8 @@ class ProtocolSuite:
         time.sleep(0.3)
         assert second.poll() is None
         go_on()
-        handle = world.handle(first)
-        assert world.handle(second) == handle
+        handle = world.answer(first)["handle"]
+        assert world.answer(second)["handle"] == handle
         mlproj_core.attach(handle).wait()
         assert world.starts() == 1
 
@@ -334,7 +328,7 @@ class ProtocolSuite:
         backend = load_backend(world.backend)
         backend.mark_cancelled(backend.find("k"))
         go_on()
-        run = mlproj_core.attach(world.handle(asker))
+        run = mlproj_core.attach(world.answer(asker)["handle"])
         run.wait()
         assert run.get_status() == "KILLED"
         assert world.starts() == 0

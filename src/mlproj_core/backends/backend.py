@@ -14,21 +14,8 @@ from mlproj_core.status import Outcome, Phase
 
 if TYPE_CHECKING:
     from mlproj_core.launch import Launch
-    from mlproj_core.tracking import Ledger
 
-__all__ = ["AlreadyClaimed", "Backend", "Hold", "Sighting", "State", "choose_backend", "load_backend"]
-
-
-class AlreadyClaimed(Exception):
-    """The name that a hold was about to take had been taken, unseen: by an attempt that may be over, or deleted.
-
-    Attributes:
-        handle: of that attempt.
-    """
-
-    def __init__(self, handle: RunHandle) -> None:
-        super().__init__(f"attempt {handle.tag} was claimed before")
-        self.handle = handle
+__all__ = ["Backend", "Hold", "Sighting", "State", "choose_backend", "load_backend"]
 
 
 class State(Enum):
@@ -55,7 +42,6 @@ class Sighting:
         cancel_requested: whether the durable cancel mark is there.
         settled: whether the outcome was delivered to the tracking server.
         trimmed: whether its output and its files were deleted to make room.
-        ref: what a handle is to hold by now that was made before the work was started; None if that has not changed.
     """
 
     state: State
@@ -66,7 +52,6 @@ class Sighting:
     cancel_requested: bool = False
     settled: bool = False
     trimmed: bool = False
-    ref: Mapping[str, Any] | None = None
 
 
 class Hold(Protocol):
@@ -76,19 +61,11 @@ class Hold(Protocol):
     def handle(self) -> RunHandle:
         """The attempt it is about; its run_id is that of the record, once there is one."""
 
-    @property
-    def tags(self) -> Mapping[str, str]:
-        """What of the claim is written on the attempt's MLflow run when that is created; often nothing."""
-
     def record(self, record: Record) -> None:
         """Write down the attempt's MLflow run, durably."""
 
     def start(self, launch: Launch) -> None:
-        """Start the work; it goes on whatever becomes of this process (a tethered run: as long as it lives).
-
-        Raises:
-            AlreadyClaimed: the name was taken, and not by somebody who is completing the same claim.
-        """
+        """Start the work; it goes on whatever becomes of this process (a tethered run: as long as it lives)."""
 
     def end(self, outcome: Outcome) -> None:
         """Write down that the attempt is over without ever having started."""
@@ -111,12 +88,8 @@ class Backend(Protocol):
     runs_here: bool
     """Whether runs are on the host of their asker: in an environment that is made there, with files of it."""
 
-    def configure(self, config: Mapping[str, Any], ledger: Ledger | None = None) -> Backend:
+    def configure(self, config: Mapping[str, Any]) -> Backend:
         """This backend by the caller's `backend_config`, which says where `find` and `claim` look.
-
-        Args:
-            config: the backend's settings.
-            ledger: where the caller records runs, for a backend that keeps marks there; None for the usual place.
 
         Raises:
             UserError: what is wrong with the configuration, before any work is done.
@@ -175,13 +148,13 @@ class Backend(Protocol):
         """The JSON object that the project left at MLPROJ_RESULT; None if it left none."""
 
 
-def choose_backend(backend: str | Backend, config: Mapping[str, Any], ledger: Ledger | None = None) -> Backend:
+def choose_backend(backend: str | Backend, config: Mapping[str, Any]) -> Backend:
     """The backend that is asked for, by its name or itself, with the caller's configuration.
 
     Raises:
         UserError: there is none of this name, or the configuration is wrong.
     """
-    return (load_backend(backend) if isinstance(backend, str) else backend).configure(config, ledger)
+    return (load_backend(backend) if isinstance(backend, str) else backend).configure(config)
 
 
 def load_backend(name: str) -> Backend:

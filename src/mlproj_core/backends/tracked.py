@@ -12,7 +12,7 @@ from mlproj_core.errors import ContactLost, TrackingError, TrackingRefused, User
 from mlproj_core.handle import RunHandle
 from mlproj_core.launch import Launch
 from mlproj_core.status import Outcome, Phase, Reason, ReasonCode, RunStatus
-from mlproj_core.tracking import Ledger, RunRecord, connect
+from mlproj_core.tracking import RunRecord, connect
 
 __all__ = ["POLL_INTERVAL", "TrackedBackend"]
 
@@ -143,7 +143,7 @@ class TrackedBackend:
 
     # -- what cannot be done with somebody else's run
 
-    def configure(self, config: Mapping[str, Any], ledger: Ledger | None = None) -> TrackedBackend:
+    def configure(self, config: Mapping[str, Any]) -> TrackedBackend:
         """Nothing is started here, whatever the configuration."""
         self._refuse("start a run")
 

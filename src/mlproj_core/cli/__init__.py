@@ -33,7 +33,6 @@ SUMMARIES = {
     "envs": ("envs:envs", "List, build and prune environments."),
     "build-image": ("build_image:build_image", "Build an image of a project and its environment."),
     "gc": ("gc:gc", "Remove what this host keeps and nobody has used for long."),
-    "databricks": ("databricks:databricks", "Look after a Databricks workspace."),
     "kubernetes": ("kubernetes:kubernetes", "Prepare a Kubernetes cluster."),
 }
 

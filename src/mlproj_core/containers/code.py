@@ -18,21 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["add_code", "write_code_archive"]
 
 
-def write_code_archive(
-    directory: Path, file: BinaryIO, *, compress: bool = False, gitignore: bool = False, report: Report = log
-) -> None:
+def write_code_archive(directory: Path, file: BinaryIO, *, compress: bool = False, report: Report = log) -> None:
     """Write a tar of a project: equal files make equal archives, byte for byte.
 
     Owned by root, sorted, with a fixed time; `.git` and what `.dockerignore` names are left out. What Git ignores goes
-    along, if nothing else is said, since a run on this host would find it too. Symbolic links are kept if they are
-    relative and stay within the project: another would point to something else in a container, and no careful unpacker
-    makes it.
+    along, since a run on this host would find it too. Symbolic links are kept if they are relative and stay within the
+    project: another would point to something else in a container, and no careful unpacker makes it.
 
     Args:
         directory: the project's directory.
         file: where to write.
         compress: whether the tar is compressed by gzip.
-        gitignore: whether what Git ignores is left out; see `context_entries`.
         report: is told of links that are left out.
 
     Raises:
@@ -40,7 +36,7 @@ def write_code_archive(
     """
     if not compress:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            add_code(tar, directory, gitignore=gitignore, report=report)
+            add_code(tar, directory, report=report)
         return
     import gzip
 
@@ -49,22 +45,19 @@ def write_code_archive(
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=MTIME) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
-        add_code(tar, directory, gitignore=gitignore, report=report)
+        add_code(tar, directory, report=report)
 
 
-def add_code(
-    tar: tarfile.TarFile, directory: Path, *, below: str = "", gitignore: bool = False, report: Report = log
-) -> None:
+def add_code(tar: tarfile.TarFile, directory: Path, *, below: str = "", report: Report = log) -> None:
     """Add a project's files to a tar; see `write_code_archive`.
 
     Args:
         tar: open for writing.
         directory: the project's directory.
         below: what the names in the tar begin with, such as `code/`.
-        gitignore: whether what Git ignores is left out.
         report: is told of links that are left out.
     """
-    entries = _within(context_entries(directory, gitignore=gitignore), directory, report)
+    entries = _within(context_entries(directory, gitignore=False), directory, report)
     add_entries(tar, (replace(entry, name=below + entry.name) for entry in entries))
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from mlproj_core.launcher.plan import Plan
 
-__all__ = ["Plan", "source", "task_source"]
+__all__ = ["Plan", "source"]
 
 _MODULES: Final = (
     "words", "programs", "archive", "slot", "pythons", "settings", "requirements", "tools", "venvs", "conda", "data",
@@ -18,33 +18,16 @@ _MODULES: Final = (
 """Those of `program/`, each after those that it imports from. No two of them give a name two meanings."""
 
 
-_TASK: Final = ("words", "archive", "task")
-"""Those that a task on Databricks has in its own process."""
-
-
 def source() -> str:
     """The text of the launcher, to be run as `python3 -I launcher.py PLAN` by any Python from 3.8 on.
 
     PLAN is a file with the JSON of a `Plan`. The modules stand one behind the other, without what they import from each
     other.
     """
-    return _joined(_MODULES)
-
-
-def task_source() -> str:
-    """The text of the Python file of a task on Databricks, which has the launcher in it.
-
-    Its arguments are those of `program.task`.
-    """
-    text = _joined(_TASK)
-    return f"{text}\n\nLAUNCHER = {source()!r}\n\nrun_task(sys.argv[1:])\n"
-
-
-def _joined(modules: tuple[str, ...]) -> str:
     import re
     from importlib.resources import files
 
     own = re.compile(r"^from (?:__future__|mlproj_core\.\S+) import (?:\([^)]*\)|[^\n(]*)\n", re.MULTILINE)
     folder = files("mlproj_core.launcher.program")
-    texts = [own.sub("", folder.joinpath(f"{name}.py").read_text(encoding="utf-8")) for name in modules]
+    texts = [own.sub("", folder.joinpath(f"{name}.py").read_text(encoding="utf-8")) for name in _MODULES]
     return "\n\n".join(["from __future__ import annotations\n", *texts])

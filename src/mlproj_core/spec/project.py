@@ -247,15 +247,14 @@ class Project:
     def entry_point(self, name: str) -> EntryPoint:
         """An entry point by its name, or a `.py`, `.sh` or `.R` file of the project as one, as MLflow finds them.
 
-        Of a Databricks Spark job with a file it is that one, whatever the name (`mlflow/projects/databricks.py`).
-
         Raises:
             UserError: there is none of that name, and it is no script of the project.
         """
-        job = self.databricks_spark_job
-        if job is not None and job.python_file is not None:
-            words = ["python", job.python_file, *map(_argument, job.parameters)]
-            return EntryPoint(name=name, command=escape(shlex.join(words)), project=self.name)
+        if self.databricks_spark_job is not None and self.databricks_spark_job.python_file is not None:
+            raise UserError(
+                f"Project {self.name or self.directory} runs the file {self.databricks_spark_job.python_file!r} as a "
+                "Databricks Spark job and has no entry points; it can only run on the backend databricks."
+            )
         if name in self.entry_points:
             return self.entry_points[name]
         command = None if self.databricks_spark_job is not None else _script_command(name)
@@ -295,11 +294,6 @@ class Project:
         if not self.entry_points:
             return "The project declares no entry points."
         return f"Its entry points: {', '.join(self.entry_points)}."
-
-
-def _argument(value: Any) -> str:
-    """An argument that YAML has read, as JSON would have sent it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _script_command(name: str) -> str | None:

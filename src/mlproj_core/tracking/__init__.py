@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlproj_core.tracking.connect import connect
-from mlproj_core.tracking.record import ATTEMPT_TAG, OUTCOME_TAG, REUSE_TAG, Ledger, NewRun, RunRecord, Tracking
+from mlproj_core.tracking.record import ATTEMPT_TAG, OUTCOME_TAG, REUSE_TAG, NewRun, RunRecord, Tracking
 from mlproj_core.tracking.tags import local_user, system_tags
 from mlproj_core.tracking.untracked import UNTRACKED_URI
 
@@ -12,7 +12,6 @@ __all__ = [
     "OUTCOME_TAG",
     "REUSE_TAG",
     "UNTRACKED_URI",
-    "Ledger",
     "NewRun",
     "RunRecord",
     "Tracking",

@@ -15,7 +15,7 @@ from mlproj_core.tracking.surroundings import surroundings
 if TYPE_CHECKING:
     from mlproj_core.tracking.models import ModelReference
 
-__all__ = ["ATTEMPT_TAG", "OUTCOME_TAG", "REUSE_TAG", "Ledger", "NewRun", "RunRecord", "Tracking", "run_page"]
+__all__ = ["ATTEMPT_TAG", "OUTCOME_TAG", "REUSE_TAG", "NewRun", "RunRecord", "Tracking", "run_page"]
 
 ATTEMPT_TAG = "mlproj.attempt"
 """Tag that names the attempt `K-n` a run belongs to."""
@@ -49,21 +49,6 @@ class NewRun:
     tags: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
     parent_run_id: str | None = None
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """Where a caller records runs, by what it was asked; nothing of it is looked up yet.
-
-    Attributes:
-        tracking_uri: the tracking server or store; None for the configured one.
-        experiment_name: the experiment's name; or
-        experiment_id: its id; None for both: the default one.
-    """
-
-    tracking_uri: str | None = None
-    experiment_name: str | None = None
-    experiment_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -167,14 +152,7 @@ class Tracking(Protocol):
         """
 
     def find_run(self, attempt: str, experiment_id: str) -> RunRecord | None:
-        """The run with the tag `mlproj.attempt` = `attempt`; of several the oldest."""
-
-    def keep_one(self, attempt: str, experiment_id: str, run_id: str) -> None:
-        """Delete all runs with the tag `mlproj.attempt` = `attempt` but one, once nobody can take another for it.
-
-        Which of two was created first, no server tells: whoever found one alone may go on with it while the other
-        comes in. So they are only deleted when it is decided elsewhere which of them counts.
-        """
+        """The run with the tag `mlproj.attempt` = `attempt`; of several the oldest, the others are deleted."""
 
     def search_runs(self, experiment_id: str, condition: str) -> Iterator[RunRecord]:
         """The runs of an experiment for which a condition holds, in MLflow's filter syntax; the newest first.

@@ -44,8 +44,6 @@ from mlproj_core.status import Outcome, RunStatus
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
-    from mlproj_core.tracking import Ledger
-
 __all__ = ["KubernetesBackend"]
 
 SHORT = 2.0
@@ -76,7 +74,7 @@ class KubernetesBackend:
         self._clusters = Clusters(api_client)
         self._config = KubernetesConfig()
 
-    def configure(self, config: Object, ledger: Ledger | None = None) -> KubernetesBackend:
+    def configure(self, config: Object) -> KubernetesBackend:
         """This backend with a caller's settings; see docs/kubernetes.md."""
         configured = KubernetesBackend.__new__(type(self))
         configured._clusters = self._clusters

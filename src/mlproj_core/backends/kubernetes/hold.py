@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from mlproj_core.backends.kubernetes.client import Cluster, Conflict
 from mlproj_core.backends.kubernetes.ending import cancelled
@@ -49,9 +48,6 @@ class Vanished(ContactLost):
 
 class KubernetesHold:
     """What may be done to complete one claim; others may do the same at the same time."""
-
-    tags: ClassVar[Mapping[str, str]] = {}
-    """None: the claim stands on the Job."""
 
     def __init__(self, cluster: Cluster, handle: RunHandle, config: KubernetesConfig, work: Work | None = None) -> None:
         self._cluster, self._config, self._work = cluster, config, work

@@ -22,7 +22,6 @@ from mlproj_core.locations import state_dir
 
 if TYPE_CHECKING:
     from mlproj_core.backends.local.container_attempt import ContainerAttempt
-    from mlproj_core.tracking import Ledger
 
 __all__ = ["LocalBackend"]
 
@@ -53,7 +52,7 @@ class LocalBackend:
         claim = Claim.from_dict(json.loads((path / "claim.json").read_bytes()))
         return self._handle(claim.key, claim.attempt, claim)
 
-    def configure(self, config: Mapping[str, Any], ledger: Ledger | None = None) -> LocalBackend:
+    def configure(self, config: Mapping[str, Any]) -> LocalBackend:
         """`detach` and `find_containers` are true or false, `grace` seconds, `max_runs` a number; no more is taken."""
         for name, value in config.items():
             if name in ("detach", "find_containers"):

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from mlproj_core.backends.local.directory import RunDirectory
 from mlproj_core.claim import Record
@@ -59,9 +59,6 @@ _tethers: dict[Path, Tether] = {}
 
 class LocalHold:
     """The lock on one attempt, and what may be done under it."""
-
-    tags: ClassVar[Mapping[str, str]] = {}
-    """None: the claim stands in the run's directory."""
 
     def __init__(self, directory: RunDirectory, lock: int, handle: RunHandle) -> None:
         self.directory = directory

@@ -36,13 +36,7 @@ LONGEST_REASON = 4000
 
 
 def main(arguments: list[str]) -> int:
-    """Run the plan; the exit code of the entry point, 128 + n if the signal n ended it, or `FAILED`.
-
-    Args:
-        arguments: the path of the plan; `--tethered` if all is to end with whoever started this.
-    """
-    if "--tethered" in arguments[1:]:
-        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    """Run the plan; the exit code of the entry point, 128 + n if the signal n ended it, or `FAILED`."""
     prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans come to this process, also where it is not the init
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     worker = os.fork()
