@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlproj_core.backends.backend import Backend, Hold, Sighting, State
 from mlproj_core.claim import Claim, Record, Turn, fingerprint
-from mlproj_core.errors import ContactLost, MlprojError, Superseded, UserError
+from mlproj_core.errors import ContactLost, MlprojError, Superseded, TrackingError, UserError
 from mlproj_core.handle import RunHandle
 from mlproj_core.launch import Launch
 from mlproj_core.report import Report
@@ -192,6 +192,7 @@ def _complete(backend: Backend, hold: Hold, launch: Launch, report: Report, *, f
             starting = True
             hold.start(launch)
             checkpoint("after the start")
+            _keep_one(backend, launch, hold.handle, record, report, fresh=fresh)
         return outcome
     except Exception as error:
         # The caller hears the error itself; whoever asks later finds an end, not a claim without a run.
@@ -231,7 +232,9 @@ def _record(
         run = found or tracking.create_run(new_run)
         if found is not None:  # whoever created it may have died before the parameters were logged
             tracking.log_parameters(run.run_id, new_run.parameters)
-        if found is None and not backend.exclusive_claims:
+            if backend.exclusive_claims:  # a store whose answer was lost may have created it twice
+                tracking.keep_one(handle.tag, experiment_id, run.run_id)
+        if found is None and not fresh and not backend.exclusive_claims:
             run = tracking.find_run(handle.tag, experiment_id) or run
     for warning in run.warnings:
         report(f"warning: {warning}")
@@ -245,6 +248,18 @@ def _record(
         url=run.url,
     )
     return record, run.outcome
+
+
+def _keep_one(
+    backend: Backend, launch: Launch, handle: RunHandle, record: Record, report: Report, *, fresh: bool
+) -> None:
+    """Delete the MLflow runs that others created for the same attempt, now that it is decided which one counts."""
+    if fresh or backend.exclusive_claims or not record.tracked or launch.run_id or not handle.run_id:
+        return
+    try:
+        launch.tracking.keep_one(handle.tag, record.experiment_id or "", handle.run_id)
+    except TrackingError as error:
+        report(f"warning: there may be a second MLflow run of attempt {handle.tag}: {error}")
 
 
 def observe(backend: Backend, handle: RunHandle, report: Report) -> Sighting:

@@ -1,12 +1,16 @@
 """The Kubernetes backend keeps the protocol, on a cluster whose pods are processes."""
 
+import time
+
 import pytest
 import rest
 from kubernetes_world import KubernetesWorld
 from protocol_suite import ProtocolSuite, until
 
 import mlproj_core
+from mlproj_core.backends.kubernetes import verdict
 from mlproj_core.handle import RunHandle
+from mlproj_core.tracking.server import TrackingServer
 
 
 @pytest.fixture
@@ -42,9 +46,36 @@ class TestTracked:
         handles = [world.answer(asker)["handle"] for asker in askers]
         assert all(handle == handles[0] for handle in handles)
         assert mlproj_core.attach(handles[0]).wait()
-        filter_string = f"tags.`mlproj.attempt` = '{RunHandle.from_dict(handles[0]).tag}'"
-        request = {"experiment_ids": ["0"], "filter": filter_string}
-        url = rest.address(mlflow_server, "api", "2.0", "mlflow", "runs", "search")
-        found = rest.request("POST", url, body=request)["runs"]
+        found = mlflow_runs(mlflow_server, RunHandle.from_dict(handles[0]))
         assert [run["info"]["run_id"] for run in found] == [handles[0]["run_id"]]
         assert found[0]["info"]["status"] == "FINISHED"
+
+    def test_a_submitter_who_is_overtaken_leaves_the_other_s_mlflow_run_alone(self, world, mlflow_server, monkeypatch):
+        monkeypatch.setattr(verdict, "COMPLETION_PATIENCE", 0.05)
+        arguments = {
+            "key": "overtaken",
+            "tracking_uri": mlflow_server,
+            "backend_config": {"grace": 1, "tracking-uri": mlflow_server},
+        }
+        find_run, overtakers = TrackingServer.find_run, []
+
+        def overtaken(self, *about):
+            found = find_run(self, *about)
+            if not overtakers:
+                overtakers.append(None)
+                time.sleep(0.1)
+                overtakers[0] = world.submit(**arguments)
+            return found
+
+        monkeypatch.setattr(TrackingServer, "find_run", overtaken)
+        run = world.submit(**arguments)
+        assert run.handle == overtakers[0].handle
+        assert run.wait(), run.reason
+        assert [one["info"]["run_id"] for one in mlflow_runs(mlflow_server, run.handle)] == [run.run_id]
+
+
+def mlflow_runs(server, handle):
+    """The runs of an attempt that are not deleted, on a tracking server."""
+    request = {"experiment_ids": ["0"], "filter": f"tags.`mlproj.attempt` = '{handle.tag}'"}
+    url = rest.address(server, "api", "2.0", "mlflow", "runs", "search")
+    return rest.request("POST", url, body=request).get("runs", [])

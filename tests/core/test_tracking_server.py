@@ -240,13 +240,15 @@ def test_the_run_of_an_attempt_is_found_by_its_tag(tracking):
     assert tracking.find_run("findme-2", "0") is None
 
 
-def test_of_two_runs_of_one_attempt_the_oldest_stays(tracking, mlflow_server):
+def test_of_two_runs_of_one_attempt_the_oldest_is_found_and_the_one_that_counts_is_kept(tracking, mlflow_server):
     tags = {ATTEMPT_TAG: "twice-1"}
     younger = tracking.create_run(NewRun(start_time=2000.0, tags=tags))
     older = tracking.create_run(NewRun(start_time=1000.0, tags=tags))
     assert tracking.find_run("twice-1", "0").run_id == older.run_id
-    assert stored_run(mlflow_server, younger.run_id)["info"]["lifecycle_stage"] == "deleted"
-    assert stored_run(mlflow_server, older.run_id)["info"]["lifecycle_stage"] == "active"
+    for _ in range(2):
+        tracking.keep_one("twice-1", "0", younger.run_id)
+        assert stored_run(mlflow_server, younger.run_id)["info"]["lifecycle_stage"] == "active"
+        assert stored_run(mlflow_server, older.run_id)["info"]["lifecycle_stage"] == "deleted"
 
 
 def test_runs_are_searched_page_by_page_the_newest_first(tracking, monkeypatch):

@@ -113,6 +113,9 @@ def test_a_run_in_a_relative_database_is_recorded_as_on_a_server(with_mlflow, tm
         results["not found"] = tracking.find_run("k-2", run.experiment_id)
         older = tracking.create_run(NewRun(start_time=1.0, tags=dict(run.tags), experiment_id=run.experiment_id))
         results["oldest"] = tracking.find_run("k-1", run.experiment_id).run_id == older.run_id
+        tracking.keep_one("k-1", run.experiment_id, older.run_id)
+        remaining = tracking.search_runs(run.experiment_id, "tags.`mlproj.attempt` = 'k-1'")
+        results["kept"] = [one.run_id for one in remaining] == [older.run_id]
         run = older
         tracking.set_tags(run.run_id, {"t": "1"})
         outcome = Outcome(RunStatus.FAILED, Reason(ReasonCode.OOM, "too big"), ended_at=2000.0)
@@ -144,6 +147,7 @@ def test_a_run_in_a_relative_database_is_recorded_as_on_a_server(with_mlflow, tm
     assert results["found"]
     assert results["not found"] is None
     assert results["oldest"]
+    assert results["kept"]
     assert results["searched"]
     assert results["outcome"]
     status, url, tag, artifact_uri = results["stored"]

@@ -152,7 +152,14 @@ class Tracking(Protocol):
         """
 
     def find_run(self, attempt: str, experiment_id: str) -> RunRecord | None:
-        """The run with the tag `mlproj.attempt` = `attempt`; of several the oldest, the others are deleted."""
+        """The run with the tag `mlproj.attempt` = `attempt`; of several the oldest."""
+
+    def keep_one(self, attempt: str, experiment_id: str, run_id: str) -> None:
+        """Delete all runs with the tag `mlproj.attempt` = `attempt` but one, once nobody can take another for it.
+
+        Which of two was created first, no server tells: whoever found one alone may go on with it while the other
+        comes in. So they are only deleted when it is decided elsewhere which of them counts.
+        """
 
     def search_runs(self, experiment_id: str, condition: str) -> Iterator[RunRecord]:
         """The runs of an experiment for which a condition holds, in MLflow's filter syntax; the newest first.

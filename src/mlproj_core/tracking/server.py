@@ -160,7 +160,26 @@ class TrackingServer:
         run = self._find(attempt, experiment_id)
         return None if run is None else self._record(run)
 
+    def keep_one(self, attempt: str, experiment_id: str, run_id: str) -> None:
+        """See `Tracking.keep_one`."""
+        for run in self._find_all(attempt, experiment_id):
+            other = _text(run["info"], "run_id")
+            if other != run_id:
+                try:
+                    self._session.post(
+                        f"{_API}/runs/delete",
+                        {"run_id": other},
+                        doing=f"delete the run {other}, a second one of attempt {attempt}",
+                    )
+                except ServerRefusal as refusal:
+                    if refusal.status >= 401 and refusal.status != 404:  # else somebody else has just deleted it
+                        raise
+
     def _find(self, attempt: str, experiment_id: str) -> dict[str, Any] | None:
+        return next(iter(self._find_all(attempt, experiment_id)), None)
+
+    def _find_all(self, attempt: str, experiment_id: str) -> list[dict[str, Any]]:
+        """The runs of an attempt, the oldest first."""
         answer = self._session.post(
             f"{_API}/runs/search",
             {
@@ -172,15 +191,7 @@ class TrackingServer:
             doing=f"look up the run of attempt {attempt} in the experiment {experiment_id}",
         )
         # Two that started in the same millisecond: whoever compares must choose the same one.
-        runs = sorted(answer.get("runs", ()), key=_age)
-        for younger in runs[1:]:
-            run_id = _text(younger["info"], "run_id")
-            self._session.post(
-                f"{_API}/runs/delete",
-                {"run_id": run_id},
-                doing=f"delete the run {run_id}, a second one of attempt {attempt}",
-            )
-        return runs[0] if runs else None
+        return sorted(answer.get("runs", ()), key=_age)
 
     def search_runs(self, experiment_id: str, condition: str) -> Iterator[RunRecord]:
         """See `Tracking.search_runs`."""

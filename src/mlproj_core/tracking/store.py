@@ -217,18 +217,27 @@ class MlflowStore:
 
     def find_run(self, attempt: str, experiment_id: str) -> RunRecord | None:
         """See `Tracking.find_run`."""
+        runs = self._find_all(attempt, experiment_id)
+        return self._record(runs[0]) if runs else None
 
-        def find(client: Any) -> Any:
-            runs = sorted(
-                client.search_runs([experiment_id], filter_string=f"tags.`{ATTEMPT_TAG}` = '{attempt}'"),
-                key=lambda run: (run.info.start_time, run.info.run_id),
-            )
-            for younger in runs[1:]:
-                client.delete_run(younger.info.run_id)
-            return runs[0] if runs else None
+    def keep_one(self, attempt: str, experiment_id: str, run_id: str) -> None:
+        """See `Tracking.keep_one`."""
 
-        run = self._call(f"look up the run of attempt {attempt} in the experiment {experiment_id}", find)
-        return None if run is None else self._record(run)
+        def delete(client: Any) -> None:
+            for run in runs:
+                if run.info.run_id != run_id:
+                    client.delete_run(run.info.run_id)
+
+        runs = self._find_all(attempt, experiment_id)
+        self._call(f"delete the second run of attempt {attempt}", delete)
+
+    def _find_all(self, attempt: str, experiment_id: str) -> list[Any]:
+        """The runs of an attempt, the oldest first."""
+        runs = self._call(
+            f"look up the run of attempt {attempt} in the experiment {experiment_id}",
+            lambda client: client.search_runs([experiment_id], filter_string=f"tags.`{ATTEMPT_TAG}` = '{attempt}'"),
+        )
+        return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
 
     def search_runs(self, experiment_id: str, condition: str) -> Iterator[RunRecord]:
         """See `Tracking.search_runs`."""

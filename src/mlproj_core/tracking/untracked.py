@@ -59,6 +59,9 @@ class Untracked:
         """Nothing was recorded."""
         return None
 
+    def keep_one(self, attempt: str, experiment_id: str, run_id: str) -> None:
+        """There are no others."""
+
     def search_runs(self, experiment_id: str, condition: str) -> Iterator[RunRecord]:
         """Nothing was recorded."""
         return iter(())
