@@ -84,7 +84,7 @@ class Backend(Protocol):
 
     name: str
     exclusive_claims: bool
-    """Whether a hold shuts out every other; if not, two may create an MLflow run, and the oldest one stays."""
+    """Whether a hold shuts out every other; if not, two may create an MLflow run, and the one on record stays."""
     runs_here: bool
     """Whether runs are on the host of their asker: in an environment that is made there, with files of it."""
 
